@@ -1,0 +1,1 @@
+"""Sources: each yields change batches in source order and is told which position is durable in the lake."""

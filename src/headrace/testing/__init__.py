@@ -1,0 +1,1 @@
+"""Real servers and public fakes for tests, the demo and benchmarks."""
