@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -137,9 +138,7 @@ class Postgres:
         environment["PGDATABASE"] = "postgres"
         if self._password:
             environment["PGPASSWORD"] = self._password
-        return subprocess.run(
-            [str(self.bin / name), *arguments], env=environment, check=check, capture_output=True, text=True
-        )
+        return subprocess.run([str(self.bin / name), *arguments], env=environment, check=check, capture_output=True, text=True)
 
     def start(self) -> Postgres:
         if not (self.data / "PG_VERSION").exists():
@@ -181,12 +180,10 @@ class Postgres:
     def __enter__(self) -> Postgres:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.remove() if self._own_data else self.stop()
 
-    def _as_user(self) -> dict[str, object]:
+    def _as_user(self) -> dict[str, Any]:
         if self._user is None:
             return {}
         return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
@@ -208,9 +205,7 @@ class Postgres:
                 arguments += ["--auth=scram-sha-256", f"--pwfile={secret.name}"]
             else:
                 arguments += ["--auth=trust"]
-            done = subprocess.run(
-                [str(self.bin / "initdb"), *arguments], capture_output=True, text=True, **self._as_user()
-            )
+            done = subprocess.run([str(self.bin / "initdb"), *arguments], capture_output=True, text=True, **self._as_user())
         if done.returncode:
             raise RuntimeError(f"initdb of the embedded PostgreSQL failed in {self.data}:\n{done.stdout}{done.stderr}")
 
