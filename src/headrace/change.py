@@ -55,6 +55,21 @@ def change_schema(row: pa.StructType) -> pa.Schema:
     )
 
 
+QUARANTINE = pa.schema(
+    [
+        ("op", pa.string()),
+        ("commit_lsn", pa.int64()),
+        ("ordinal", pa.int64()),
+        ("change_lsn", pa.int64()),
+        ("xid", pa.int64()),
+        ("commit_time", pa.timestamp("us", tz="UTC")),
+        ("before", TEXT_MAP),
+        ("after", TEXT_MAP),
+    ]
+)
+"""Rows that cannot be typed as their table is known: every column as the source's text, by name; unavailable ones are left out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableFault:
     """Why a table cannot be followed from a position on, and what its operator can do about it."""
@@ -70,7 +85,9 @@ class ChangeBatch:
 
     A batch may begin and end inside a transaction: ``end`` is the position after its last change if that closes a transaction,
     else None, and then nothing may become visible before a later batch that has one. All rows of one table in a batch are under
-    one schema, ``schemas[table]``. ``faults`` names tables that cannot be followed from this batch on.
+    one schema, ``schemas[table]``. ``faults`` names tables that cannot be followed from this batch on; their rows, and those of
+    tables that were parked before, are in ``quarantined``, in the `QUARANTINE` layout. ``reached`` marks a batch without rows that
+    says how far the source's log was read.
     """
 
     tables: Mapping[TableId, pa.Table]
@@ -80,6 +97,8 @@ class ChangeBatch:
     """Commit time of the last complete transaction in the batch (aware, UTC)."""
     source_bytes: int = 0
     faults: Mapping[TableId, TableFault] = field(default_factory=dict)
+    quarantined: Mapping[TableId, pa.Table] = field(default_factory=dict)
+    reached: bool = False
 
     @property
     def rows(self) -> int:

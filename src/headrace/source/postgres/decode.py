@@ -362,9 +362,7 @@ class _Tuples:
             valid = np.zeros(len(present), np.bool_)
             valid[present] = has_value
         bitmap = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
-        return pa.Array.from_buffers(
-            pa.string_view(), len(present), [bitmap, pa.py_buffer(all_views), self._chunk.arrow_buffer]
-        )
+        return pa.Array.from_buffers(pa.string_view(), len(present), [bitmap, pa.py_buffer(all_views), self._chunk.arrow_buffer])
 
     def unavailable(self, present: Bools) -> Bools | None:
         """bool[len(present), columns]: where a value was not sent because it did not change; None when all were."""

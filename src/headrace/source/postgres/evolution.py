@@ -1,0 +1,67 @@
+"""What a changed relation means for a table that is being followed: followed by itself, or parked with a reason.
+
+Followed: columns added without a default, and widenings that change no value. Everything else would lose information or change values
+without events, so the table is parked: its changes go to quarantine and the other tables go on.
+"""
+
+from __future__ import annotations
+
+import re
+
+from headrace.schema import Column, TableSchema
+
+_PARAMETERS = re.compile(r"^(?P<name>[^(]*?)\s*(?:\((?P<numbers>[\d, -]+)\))?(?P<rest>[^(]*)$")
+_ORDER = {"smallint": 0, "integer": 1, "bigint": 2}
+
+
+def refusals(old: TableSchema, new: TableSchema, *, with_default: frozenset[str] = frozenset()) -> list[str]:
+    """Why ``new`` cannot simply follow ``old``; empty when it can.
+
+    ``with_default`` names columns of ``new`` that gave the existing rows a value when they were added (``attmissingval``).
+    """
+    reasons = []
+    if old.key != new.key:
+        reasons.append(f"its key changed from ({', '.join(old.key)}) to ({', '.join(new.key)})")
+    present = {column.name: column for column in new.columns}
+    added = [column for column in new.columns if all(column.name != known.name for known in old.columns)]
+    for column in old.columns:
+        now = present.get(column.name)
+        if now is None:
+            reasons.append(f"column {column.name} was dropped or renamed" + (f" (new: {added[0].name})" if added else ""))
+        elif None not in (column.source_id, now.source_id) and column.source_id != now.source_id:
+            reasons.append(f"column {column.name} was dropped and added again")
+        elif not widens(column, now):
+            reasons.append(f"column {column.name} changed its type from {column.source_type} to {now.source_type}")
+    for column in added:
+        if column.name in with_default:
+            reasons.append(f"column {column.name} was added with a default, which gave the existing rows a value without events")
+    return reasons
+
+
+def widens(old: Column, new: Column) -> bool:
+    """True if every value of ``old`` is the same value of ``new``'s type, by the types alone."""
+    if old.source_type == new.source_type:
+        return True
+    name, numbers = _parts(old.source_type)
+    new_name, new_numbers = _parts(new.source_type)
+    if name in _ORDER and new_name in _ORDER:
+        return _ORDER[name] <= _ORDER[new_name]
+    if name == "real" and new_name == "double precision":
+        return True
+    text = {"character varying", "text"}
+    if name in text and new_name in text:
+        return not new_numbers or bool(numbers) and numbers[0] <= new_numbers[0]
+    if name == new_name == "numeric" and len(numbers) == len(new_numbers) == 2:
+        return numbers[1] == new_numbers[1] and numbers[0] <= new_numbers[0]
+    if name == new_name and name.startswith(("timestamp", "time")):
+        return (numbers or [6])[0] <= (new_numbers or [6])[0]
+    return False
+
+
+def _parts(source_type: str) -> tuple[str, list[int]]:
+    """``numeric(10,2)`` → ``("numeric", [10, 2])``; ``timestamp(3) with time zone`` → ``("timestamp with time zone", [3])``."""
+    match = _PARAMETERS.match(source_type)
+    if match is None:
+        return source_type, []
+    numbers = [int(number) for number in (match["numbers"] or "").split(",") if number.strip()]
+    return " ".join(f"{match['name']} {match['rest'].strip()}".split()), numbers

@@ -1,0 +1,234 @@
+"""The replication slot, the publications and the lock that belong to a pipeline at its source.
+
+The durable slot is only ever advanced, never read from: readers consume a temporary copy of it. So the source keeps its log until the lake
+has it, whatever a reader does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from headrace.errors import AlreadyRunning, PositionLost, SourceNotReady
+from headrace.position import format_lsn
+from headrace.schema import TableId
+
+Connection = psycopg.Connection[TupleRow]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A row of ``pg_replication_slots``. LSNs are numbers; ``retained_bytes`` is the log that the source keeps for the slot."""
+
+    name: str
+    plugin: str
+    database: str
+    active_pid: int | None
+    restart_lsn: int | None
+    confirmed_lsn: int | None
+    wal_status: str | None
+    safe_wal_bytes: int | None
+    two_phase: bool
+    retained_bytes: int
+
+
+_SLOT = """
+SELECT slot_name, plugin, database, active_pid, (restart_lsn - '0/0')::bigint, (confirmed_flush_lsn - '0/0')::bigint,
+       wal_status, safe_wal_size, two_phase,
+       CASE WHEN pg_is_in_recovery() THEN 0
+            ELSE coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint END
+FROM pg_replication_slots WHERE slot_name = %s AND slot_type = 'logical'
+"""
+
+
+def find_slot(connection: Connection, name: str) -> Slot | None:
+    row = connection.execute(_SLOT, [name]).fetchone()
+    if row is None:
+        return None
+    return Slot(
+        name=row[0],
+        plugin=row[1],
+        database=row[2],
+        active_pid=row[3],
+        restart_lsn=row[4],
+        confirmed_lsn=row[5],
+        wal_status=row[6],
+        safe_wal_bytes=row[7],
+        two_phase=row[8],
+        retained_bytes=row[9],
+    )
+
+
+def create_slot(connection: Connection, name: str) -> int:
+    """Make the durable slot; returns the LSN from which it has every change. Waits for the transactions that now run."""
+    try:
+        row = connection.execute(
+            "SELECT (lsn - '0/0')::bigint FROM pg_create_logical_replication_slot(%s, 'pgoutput')", [name]
+        ).fetchone()
+    except psycopg.errors.ConfigurationLimitExceeded as error:
+        raise SourceNotReady(
+            f"the source has no free replication slot for {name!r}: every one of max_replication_slots is taken",
+            remedy="Raise max_replication_slots (restart needed) or drop a slot nobody uses: SELECT * FROM pg_replication_slots;",
+        ) from error
+    assert row is not None
+    return int(row[0])
+
+
+def usable_slot(slot: Slot | None, name: str, *, position: int | None) -> Slot:
+    """The slot, if a lake that stands at ``position`` can go on with it. Raises PositionLost or SourceNotReady."""
+    again = "The changes in between are lost to this pipeline: `headrace drop --slot --lake`, then `headrace run` copies the tables again."
+    if slot is None:
+        raise PositionLost(f"slot {name!r} does not exist at the source, but the lake continues from it", remedy=again)
+    if slot.plugin != "pgoutput" or slot.two_phase:
+        raise SourceNotReady(
+            f"slot {name!r} exists with plugin {slot.plugin!r}{' and two_phase' if slot.two_phase else ''}; headrace needs pgoutput without it",
+            remedy="Give the pipeline another slot name (source.slot in headrace.yaml), or drop that slot.",
+        )
+    if slot.wal_status == "lost" or slot.restart_lsn is None or slot.confirmed_lsn is None:
+        raise PositionLost(f"slot {name!r} was invalidated: the source has removed log that it still needed", remedy=again)
+    if position is not None and slot.confirmed_lsn > position:
+        raise PositionLost(
+            f"slot {name!r} stands at {format_lsn(slot.confirmed_lsn)}, past the lake's {format_lsn(position)}: it was recreated or advanced by others",
+            remedy=again,
+        )
+    return slot
+
+
+def advance_slot(connection: Connection, name: str, lsn: int, *, patience: float = 30.0) -> None:
+    """Tell the source that everything before ``lsn`` is durable in the lake. Does nothing if the slot already stands there.
+
+    A slot whose last user has just died is busy for a moment: tried again for ``patience`` seconds, then AlreadyRunning.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute(
+                "SELECT pg_replication_slot_advance(slot_name, least(%s::pg_lsn, pg_current_wal_flush_lsn())) FROM pg_replication_slots"
+                " WHERE slot_name = %s AND confirmed_flush_lsn < %s::pg_lsn",
+                [format_lsn(lsn), name, format_lsn(lsn)],
+            )
+            return
+        except psycopg.errors.ObjectInUse as error:
+            if time.monotonic() > deadline:
+                raise AlreadyRunning(
+                    f"slot {name!r} is in use by another session of the source",
+                    remedy="SELECT active_pid FROM pg_replication_slots; shows whose. Stop that consumer, or use another slot name.",
+                ) from error
+            time.sleep(0.1)
+
+
+def drop_slot(connection: Connection, name: str) -> bool:
+    """Drop the slot if it exists; True if it did. Raises AlreadyRunning when it is in use."""
+    slot = find_slot(connection, name)
+    if slot is None:
+        return False
+    try:
+        connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
+    except psycopg.errors.ObjectInUse as error:
+        raise AlreadyRunning(
+            f"slot {name!r} is in use by process {slot.active_pid} of the source, so it was not dropped",
+            remedy="Stop the run that uses it first.",
+        ) from error
+    return True
+
+
+def lock_pipeline(connection: Connection, slot: str) -> None:
+    """Take the pipeline's advisory lock on this session. Raises AlreadyRunning when another session has it."""
+    row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended('headrace ' || %s, 0))", [slot]).fetchone()
+    if row is None or not row[0]:
+        raise AlreadyRunning(
+            f"another run already follows slot {slot!r}: it holds the pipeline's advisory lock at the source",
+            remedy="Let it go on, or stop it first. `headrace status` shows what it does.",
+        )
+
+
+def is_running(connection: Connection, slot: str) -> bool:
+    """True if some session holds the pipeline's advisory lock."""
+    row = connection.execute(
+        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+        " AND (classid::bigint << 32 | objid::bigint) = hashtextextended('headrace ' || %s, 0)"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        [slot],
+    ).fetchone()
+    return row is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    name: str
+    publish: str
+    """The operations as in ``CREATE PUBLICATION … WITH (publish = …)``."""
+    tables: tuple[TableId, ...]
+
+
+def ensure_publication(connection: Connection, publication: Publication) -> None:
+    """Create the publication or add the tables it lacks. Raises SourceNotReady with the SQL to run when we may not."""
+    name = sql.Identifier(publication.name)
+    tables = sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in publication.tables)
+    existing = connection.execute("SELECT puballtables FROM pg_publication WHERE pubname = %s", [publication.name]).fetchone()
+    if existing is None:
+        target = sql.SQL(" FOR TABLE ") + tables if publication.tables else sql.SQL("")
+        statement = sql.SQL("CREATE PUBLICATION {}{} WITH (publish = {}, publish_via_partition_root = true)").format(
+            name, target, sql.Literal(publication.publish)
+        )
+    else:
+        listed = connection.execute(
+            "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = %s", [publication.name]
+        ).fetchall()
+        have = {TableId(schema, table) for schema, table in listed}
+        missing = [table for table in publication.tables if table not in have]
+        if existing[0] or not missing:
+            return
+        tables = sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in missing)
+        statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(name, tables)
+    try:
+        connection.execute(statement)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SourceNotReady(
+            f"publication {publication.name!r} lacks tables that the project names, and this user may not change that",
+            remedy=f"As the owner of the tables, run: {statement.as_string(connection)};",
+        ) from error
+    except psycopg.errors.ObjectNotInPrerequisiteState as error:
+        raise SourceNotReady(
+            f"publication {publication.name!r} cannot have these tables: {error.diag.message_primary}",
+            remedy="`headrace check` says which tables cannot be published, and why.",
+        ) from error
+
+
+def drop_publications(connection: Connection, names: Sequence[str]) -> list[str]:
+    """Drop those of the publications that exist; returns their names."""
+    rows = connection.execute("SELECT pubname FROM pg_publication WHERE pubname = ANY(%s)", [list(names)]).fetchall()
+    for (name,) in rows:
+        connection.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(name)))
+    return [name for (name,) in rows]
+
+
+def current_lsn(connection: Connection) -> int:
+    """The LSN up to which the source's log is flushed, and so can be decoded."""
+    row = connection.execute("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def wait_for_slots(connection: Connection, needed: int, *, say: Callable[[str], None], patience: float = 10.0) -> None:
+    """Wait until so many slots are free: those of sessions that have just ended are freed a moment later."""
+    deadline = time.monotonic() + patience
+    while True:
+        row = connection.execute(
+            "SELECT current_setting('max_replication_slots')::int - count(*) FROM pg_replication_slots"
+        ).fetchone()
+        assert row is not None
+        if row[0] >= needed:
+            return
+        if time.monotonic() > deadline:
+            raise SourceNotReady(
+                f"the source has {row[0]} free replication slots; {needed} more are needed for temporary ones",
+                remedy="Raise max_replication_slots (restart needed) or drop slots nobody uses.",
+            )
+        say("waiting for a free replication slot")
+        time.sleep(0.2)
