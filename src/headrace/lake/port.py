@@ -1,0 +1,82 @@
+"""What the pipeline asks of a lake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from headrace.change import ChangeBatch, TableFault
+from headrace.position import Position
+from headrace.schema import TableId, TableSchema
+from headrace.source.port import CopySink
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableState:
+    """A table as the lake has it. ``waiting``: it is to be copied (again); ``fault``: it is parked."""
+
+    schema: TableSchema
+    waiting: bool
+    fault: TableFault | None
+
+    @property
+    def following(self) -> bool:
+        return not self.waiting and self.fault is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedCopy:
+    """A finished copy of a table at ``lsn``, on disk, not visible yet."""
+
+    table: TableId
+    lsn: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What a commit did. ``rows``: changes per table; ``commit_time``: of the last source transaction in it."""
+
+    version: int
+    rows: Mapping[TableId, int]
+    commit_time: datetime | None
+
+
+class Lake(Protocol):
+    """Takes change batches in order and makes them visible, all tables at once.
+
+    Ordering: `stage` in source order. Durability: when `commit` returns, data and position are on disk and visible together; when it
+    raises, nothing of it is, and nothing is staged any more. Replay: the source must go on from `position`. One writer at a time.
+    """
+
+    @property
+    def position(self) -> Position | None:
+        """Up to where the lake has the source's changes; None before the first commit."""
+
+    @property
+    def tables(self) -> Mapping[TableId, TableState]: ...
+
+    @property
+    def staged(self) -> bool:
+        """True if a commit would change a table."""
+
+    def stage(self, batch: ChangeBatch) -> None:
+        """Write the batch's files. Evolves a table whose schema in the batch is newer; parks the tables in ``batch.faults``."""
+
+    def commit(self, end: Position) -> Receipt: ...
+
+    def abandon(self) -> None:
+        """Forget what is staged."""
+
+    def note_idle(self, end: Position) -> None:
+        """The source's log was read up to here, and nothing in it concerned the lake."""
+
+    def copy(self, schema: TableSchema, lsn: int) -> CopySink: ...
+
+    def staged_copies(self) -> Sequence[StagedCopy]:
+        """The finished copies that no commit has adopted yet."""
+
+    def adopt(self, copies: Iterable[StagedCopy]) -> None:
+        """Make these copies part of the next commit."""

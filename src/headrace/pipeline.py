@@ -1,0 +1,261 @@
+"""A pipeline's run: copy what is new, follow the source, commit each batch to the lake, acknowledge what is durable.
+
+This is the only place where parts are wired together: `open_pipeline` chooses source, catalog and lake from the project file; `Run` knows only their
+ports. The order that keeps the promises is in `Run._commit` and `Run._acknowledge`: files, then one catalog commit of data and progress,
+then the source's slot.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from headrace import failpoint
+from headrace.change import ChangeBatch, TableFault
+from headrace.errors import HeadraceError, PositionLost
+from headrace.events import CaughtUp, Committed, Copying, Parked, Retrying, Said, Watch
+from headrace.lake.port import Lake, StagedCopy, TableState
+from headrace.position import Position
+from headrace.schema import TableId, TableSchema
+from headrace.source.port import CopySink, Source
+
+RETRY_SECONDS = (0.5, 1, 2, 5, 10, 30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """``commit_rows``: a backlog is committed at the first end of a transaction after so many changes. ``acknowledge_seconds``: how
+    often the slot is advanced while the run goes on."""
+
+    commit_rows: int = 500_000
+    acknowledge_seconds: float = 1.0
+
+
+class Run:
+    """One `headrace run`: holds the source's lock while it lasts.
+
+    ``stop`` may be called from any thread or a signal handler: the commit under way is finished, then `run` returns.
+    """
+
+    def __init__(self, *, source: Source, lake: Lake, watch: Watch, settings: RunSettings) -> None:
+        self._source = source
+        self._lake = lake
+        self._watch = watch
+        self._settings = settings
+        self._stopped = threading.Event()
+        self._tries = 0
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._source.stop()
+
+    def run(self, *, until_caught_up: bool = False, seconds: float | None = None) -> None:
+        """Follow the source until stopped, for ``seconds``, or up to where its log ended when following began.
+
+        A lost connection is tried again and again, with growing pauses; before the first successful session it is raised at once.
+        """
+        timer = threading.Timer(seconds, self.stop) if seconds is not None else None
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        worked = False
+        try:
+            while not self._stopped.is_set():
+                try:
+                    for _ in self._session(until_caught_up):
+                        worked, self._tries = True, 0
+                    return
+                except HeadraceError as error:
+                    self._lake.abandon()
+                    if self._stopped.is_set():
+                        return
+                    if not error.retried or not worked:
+                        raise
+                    pause = RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS) - 1)]
+                    self._tries += 1
+                    self._watch(Retrying(reason=error.message, seconds=pause))
+                    self._stopped.wait(pause)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _session(self, until_caught_up: bool) -> Iterator[None]:
+        """One connection's life. Yields once when the source is open and after every commit."""
+        lake, source = self._lake, self._source
+        with source.open(lake.position) as start:
+            yield
+            named = source.tables()
+            waiting = [table for table in named if lake.tables.get(table) is None or lake.tables[table].waiting]
+            copies = self._copy(waiting)
+            if self._stopped.is_set():
+                return
+            if copies:
+                self._publish(start, copies)
+                yield
+            with self._acknowledging() as acknowledge:
+                # A new lake that named no table, or none that can be copied, has no position of its own yet.
+                position = lake.position or start
+                acknowledge(position)
+                until = source.end() if until_caught_up else None
+                rows = 0
+                for batch in self._changes(position, named, until):
+                    lake.stage(batch)
+                    self._tell_faults(batch)
+                    rows += batch.rows
+                    if batch.end is None or not (batch.reached or rows >= self._settings.commit_rows):
+                        continue
+                    committed = self._commit(batch.end)
+                    rows = 0
+                    acknowledge(committed)
+                    yield
+                    if self._stopped.is_set():
+                        return
+
+    # --- first copy ------------------------------------------------------------------------------------------------------------
+
+    def _copy(self, tables: Sequence[TableId]) -> Sequence[StagedCopy]:
+        """Read the tables that have no finished copy yet; returns the finished copies of all of them."""
+        staged = {copy.table for copy in self._lake.staged_copies()}
+        missing = [table for table in tables if table not in staged]
+        if missing:
+            named = self._source.tables()
+
+            def sink(schema: TableSchema, lsn: int) -> CopySink:
+                return self._lake.copy(schema, lsn)
+
+            def progress(table: TableId, rows: int) -> None:
+                self._watch(Copying(table=table, rows=rows, estimated_rows=named[table].estimated_rows))
+
+            self._source.copy(missing, sink, progress)
+        wanted = set(tables)
+        copies = [copy for copy in self._lake.staged_copies() if copy.table in wanted]
+        for copy in copies:
+            self._watch(Copying(table=copy.table, rows=copy.rows, estimated_rows=copy.rows, finished=True))
+        return copies
+
+    def _publish(self, start: Position, copies: Sequence[StagedCopy]) -> None:
+        """Make the copies visible, complete and together, in one commit, at a position that all of them have reached.
+
+        Copies of one snapshot in a new lake need nothing else. Otherwise the changes up to the latest snapshot come with them: those of
+        tables that are followed already, and those between an earlier copy's snapshot and the latest one.
+        """
+        lake = self._lake
+        target = max(copy.lsn for copy in copies)
+        lake.adopt(copies)
+        followed = any(state.following for state in lake.tables.values())
+        if followed or min(copy.lsn for copy in copies) < target:
+            named = self._source.tables()
+            for batch in self._changes(start, named, target, adopted={copy.table: copy.lsn for copy in copies}):
+                lake.stage(batch)
+                self._tell_faults(batch)
+            if self._stopped.is_set():
+                lake.abandon()
+                return
+        self._commit(Position(start.epoch, max(target, start.lsn)))
+
+    # --- following -------------------------------------------------------------------------------------------------------------
+
+    def _changes(
+        self, start: Position, named: Mapping[TableId, object], until: int | None, adopted: Mapping[TableId, int] | None = None
+    ) -> Iterator[ChangeBatch]:
+        adopted = adopted or {}
+        states: dict[TableId, TableState] = {
+            table: state
+            for table, state in self._lake.tables.items()
+            if table in named and (table in adopted or not state.waiting)
+        }
+        changes = self._source.changes(
+            start,
+            tables={table: state.schema for table, state in states.items()},
+            from_lsn={table: adopted.get(table, start.lsn) for table in states},
+            parked={table: state.fault for table, state in states.items() if state.fault is not None},
+            until=until,
+        )
+        with closing(changes):  # type: ignore[type-var]
+            yield from changes
+
+    def _commit(self, end: Position) -> Position:
+        """Make what is staged visible up to ``end``; where nothing is staged only the idle position is noted."""
+        lag = self._source.end_seen - end.lsn
+        if not self._lake.staged:
+            self._lake.note_idle(end)
+            if lag <= 0:
+                self._watch(CaughtUp(position=end))
+            return end
+        began = time.monotonic()
+        receipt = self._lake.commit(end)
+        self._watch(
+            Committed(
+                version=receipt.version,
+                position=end,
+                rows=receipt.rows,
+                seconds=time.monotonic() - began,
+                commit_time=receipt.commit_time,
+                lag_bytes=max(lag, 0),
+            )
+        )
+        return end
+
+    def _tell_faults(self, batch: ChangeBatch) -> None:
+        for table, fault in batch.faults.items():
+            self._watch(Parked(table=table, fault=fault))
+
+    # --- acknowledging ---------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _acknowledging(self) -> Iterator[_Acknowledger]:
+        """Advance the source's slot beside the commits, at most once per ``acknowledge_seconds``, and a last time at the end."""
+        acknowledger = _Acknowledger(self._source, self._settings.acknowledge_seconds)
+        try:
+            yield acknowledger
+        except BaseException:
+            acknowledger.close(last=False)
+            raise
+        acknowledger.close(last=True)
+
+
+class _Acknowledger:
+    """Tells the source what is durable, from a thread of its own: the source may need long for it, and commits go on."""
+
+    def __init__(self, source: Source, every: float) -> None:
+        self._source = source
+        self._every = every
+        self._wanted: Position | None = None
+        self._done: Position | None = None
+        self._error: BaseException | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="headrace-acknowledge", daemon=True)
+        self._thread.start()
+
+    def __call__(self, position: Position) -> None:
+        """``position`` is durable in the lake. Raises what went wrong with an earlier one."""
+        if self._error is not None:
+            raise self._error
+        self._wanted = position
+
+    def close(self, *, last: bool) -> None:
+        self._closing.set()
+        self._thread.join()
+        if last:
+            if self._error is not None:
+                raise self._error
+            self._tell()
+
+    def _loop(self) -> None:
+        while not self._closing.wait(self._every):
+            try:
+                self._tell()
+            except BaseException as error:
+                self._error = error
+                return
+
+    def _tell(self) -> None:
+        wanted = self._wanted
+        if wanted is not None and wanted != self._done:
+            failpoint.hit("before-slot-advance")
+            self._source.acknowledge(wanted)
+            self._done = wanted
