@@ -39,8 +39,8 @@ def same(expression: str) -> str:
 class TypeMapping:
     """How a PostgreSQL type is held in the lake.
 
-    A value whose text is not null but whose typed value is null is *unrepresentable*: the lake holds null and a flag, and the exact
-    text goes to ``before_text``/``after_text``.
+    A value whose text is not null but whose typed value is null is *unrepresentable*: the lake holds null and a flag, and its
+    exact text goes to ``before_text``/``after_text``.
     """
 
     iceberg: IcebergType
@@ -51,9 +51,9 @@ class TypeMapping:
     """For the reference page: what is exact, and which values are unrepresentable."""
 
     typed_sql: Sql
-    """DuckDB (TimeZone UTC): from PostgreSQL's text, or what ``prepare`` made of it, to the lake value; null if unrepresentable."""
+    """DuckDB (TimeZone UTC): from the text, or what ``prepare`` made of it, to the lake value; null if unrepresentable."""
     prepare: Callable[[pa.Array], pa.Array] | None = None
-    """A step in numpy on the column's text (string_view, string, large_string) before ``typed_sql``; null if unrepresentable."""
+    """A step in numpy on the text (string_view, string, large_string) before ``typed_sql``; null if unrepresentable."""
     always_fits: bool = False
     """No value is unrepresentable, and the text itself is the value."""
 
