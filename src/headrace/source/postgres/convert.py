@@ -47,10 +47,10 @@ class Converter:
                 "autoinstall_known_extensions": "false",
                 "autoload_known_extensions": "false",
                 "threads": str(threads),
-                "TimeZone": "UTC",
                 "arrow_lossless_conversion": "true",  # a uuid stays one
             }
         )
+        self._connection.execute("SET TimeZone = 'UTC'")
 
     def close(self) -> None:
         self._connection.close()
