@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,8 +18,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from headrace.errors import ProjectError
 from headrace.project import secrets
-from headrace.project.model import Expects, Lake, ProjectFile, Section, Source, Surroundings, Unresolved
+from headrace.project.model import Lake, ProjectFile, Section, Source, Surroundings, Unresolved
 from headrace.project.secrets import Secret
+from headrace.project.settings import all_settings, expectation, keys_of, section_of
 
 FILE_NAME = "headrace.yaml"
 STATE_FOLDER = ".headrace"
@@ -138,6 +139,11 @@ class _Reading:
 
     def _plain(self, node: Any, place: Place) -> Any:
         """Plain dicts, lists and values with references resolved; notes lines on the way."""
+        tag = getattr(getattr(node, "tag", None), "value", None)
+        if tag is not None:
+            raise ProjectError(
+                f"{self._path}:{self._line(place)}: {'.'.join(map(str, place))} has the YAML tag {tag}, which means nothing here"
+            )
         if isinstance(node, dict):
             for key in node:
                 self._lines[*place, str(key)] = _mark(node).key(key)[0] + 1
@@ -201,10 +207,17 @@ class _Reading:
             place = place[:-1]
         return self._lines.get(place, 1)
 
+    def _variable(self, place: Place) -> str | None:
+        """The environment variable that gave this value, or an override in it that the file has nothing of."""
+        for overridden, name in self._variables.items():
+            if overridden == place[: len(overridden)] or (overridden[: len(place)] == place and place not in self._lines):
+                return name
+        return None
+
     def _explain(self, error: ErrorDetails) -> tuple[str, str]:
         place = error["loc"]
         name = ".".join(f"{part}" for part in place)
-        variable = next((self._variables[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self._variables), None)
+        variable = self._variable(place)
         where = f"environment variable {variable}" if variable else f"{self._path}:{self._line(place)}"
         section, field = _lookup(place)
         if error["type"] == "extra_forbidden":
@@ -248,17 +261,6 @@ def _found(value: Any, *, show: bool = True) -> str:
     return {bool: "true or false", int: "a number", float: "a number", str: "a text"}.get(type(value), "something else")
 
 
-def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
-    """The section's fields by the keys that the file uses."""
-    return {field.alias or name: field for name, field in section.model_fields.items()}
-
-
-def section_of(field: FieldInfo) -> type[Section] | None:
-    """The section class of a field that is one."""
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
-
-
 def _lookup(place: Place) -> tuple[type[Section], FieldInfo | None]:
     """The innermost section on the way to a place, and the field that the place is or lies in."""
     section: type[Section] = ProjectFile
@@ -277,35 +279,3 @@ def _elsewhere(key: str) -> list[str]:
     """Settings of this name, or nearly, in any section: keys are often right but indented wrongly."""
     paths = {path.rpartition(".")[2]: path for path, _ in all_settings()}
     return [paths[name] for name in difflib.get_close_matches(key, paths, n=1, cutoff=0.8)]
-
-
-def all_settings(section: type[Section] = ProjectFile, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every field of the file with its dotted path; a section comes before what is in it."""
-    for key, field in keys_of(section).items():
-        yield prefix + key, field
-        inner = section_of(field)
-        if inner is not None:
-            yield from all_settings(inner, f"{prefix}{key}.")
-
-
-def expectation(field: FieldInfo) -> str:
-    """What a field may be, in words."""
-    words = next((item.words for item in field.metadata if isinstance(item, Expects)), None)
-    kinds = (field.annotation, *get_args(field.annotation))
-    if words is None:
-        for kind in kinds:
-            for item in getattr(kind, "__metadata__", ()):
-                words = item.words if isinstance(item, Expects) else words
-    if words is None:
-        words = "true or false" if bool in kinds else "a whole number" if int in kinds else "text"
-        if section_of(field) is not None:
-            return "a section"
-    bounds = [f"{sign} {getattr(item, name)}" for item in field.metadata for name, sign in _BOUNDS if hasattr(item, name)]
-    if words == "a whole number" and bounds:
-        words += f" ({' and '.join(bounds)})"
-    if "size" in words or "duration" in words:
-        words += "".join(", more than 0" for item in field.metadata if hasattr(item, "gt"))
-    return words + (" or null" if type(None) in kinds else "")
-
-
-_BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))

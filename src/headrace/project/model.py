@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints, ValidationInfo
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 
 from headrace.project import secrets
 from headrace.project.secrets import Secret
@@ -58,6 +67,12 @@ def _size(value: Any) -> int:
     return parse_size(value)
 
 
+def _whole(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would take it for 0 or 1
+        raise ValueError("not a number")
+    return value
+
+
 def _secret(value: Any, info: ValidationInfo) -> Secret:
     surroundings = info.context
     assert isinstance(surroundings, Surroundings)
@@ -89,6 +104,7 @@ _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
 Duration = Annotated[float, BeforeValidator(_duration), Expects("a duration such as 10s, 500ms or 1h30m")]
 Size = Annotated[int, BeforeValidator(_size), Expects("a size such as 256MB or 1GB")]
+Whole = Annotated[int, BeforeValidator(_whole), Expects("a whole number")]
 SecretText = Annotated[Secret, PlainValidator(_secret), Expects("text, {env: VARIABLE} or {file: PATH}")]
 Patterns = Annotated[
     tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_names), Expects("a list of names")
@@ -111,6 +127,12 @@ class Section(BaseModel):
     """A part of the project file: keys it does not have are errors, and values never change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_defaults(cls, value: Any) -> Any:
+        """``lake:`` with only comments below it is null in YAML."""
+        return {} if value is None else value
 
 
 class Capture(Section):
@@ -142,7 +164,7 @@ class Capture(Section):
 class Copy(Section):
     """How tables are read whole, at the beginning or when they have to be read again."""
 
-    connections: int = Field(default=2, ge=1, le=32, description="Connections that read at a time, all under one snapshot.")
+    connections: Whole = Field(default=2, ge=1, le=32, description="Connections that read at a time, all under one snapshot.")
     chunk_bytes: Size = Field(default=parse_size("32MB"), gt=0, description="Size of the pieces in which rows arrive.")
     range_bytes: Size = Field(
         default=parse_size("256MB"),
@@ -173,7 +195,6 @@ class Source(Section):
     )
     heartbeat: Duration = Field(
         default=parse_duration("10s"),
-        ge=0,
         description="How often an idle database gets a message in its log, so that the slot does not hold back old log.",
     )
     capture: Capture = Field(default_factory=Capture)
@@ -189,7 +210,7 @@ class Catalog(Section):
         description="Where it is kept: null for an SQLite file in the warehouse, or the `postgresql://` URL of a database.",
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address on which `headrace catalog serve` listens.")
-    port: int = Field(default=8181, ge=1, le=65535, description="Its port.")
+    port: Whole = Field(default=8181, ge=1, le=65535, description="Its port.")
     token: SecretText | None = Field(
         default=None,
         description="The bearer token that clients must present; null makes one and keeps it in `.headrace/catalog-token`.",
@@ -199,7 +220,7 @@ class Catalog(Section):
 class Commit(Section):
     """When changes become visible in the lake. A commit always holds whole source transactions."""
 
-    rows: int = Field(
+    rows: Whole = Field(
         default=500_000, ge=1, description="A commit is made at the first transaction end after this many changes, when behind."
     )
 

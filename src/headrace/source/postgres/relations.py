@@ -126,7 +126,7 @@ class Survey:
 
 
 def find_relations(connection: Connection, include: Sequence[str], exclude: Sequence[str] = ()) -> list[Relation]:
-    """The tables that match ``include`` and not ``exclude``, by name. One with a ``refusal`` is named exactly but cannot be captured.
+    """The tables that match ``include`` and not ``exclude``, by name. One with a ``refusal`` is named exactly, yet useless.
 
     Raises SourceNotReady when a table that is named exactly does not exist, or nothing matches at all.
     """
@@ -149,8 +149,8 @@ def find_relations(connection: Connection, include: Sequence[str], exclude: Sequ
 def survey(connection: Connection, include: Sequence[str], exclude: Sequence[str] = ()) -> Survey:
     """Match the patterns with the source's relations.
 
-    A pattern is ``schema.table``, exact or with ``*``, ``?`` or ``[…]``; without a dot it is a table of ``public``. A partition belongs
-    to its partitioned table when that one matches too. Views, temporary tables and tables of an extension match exact names only.
+    A pattern is ``schema.table``, exact or with ``*``, ``?`` or ``[…]``; without a dot it is a table of ``public``. A partition
+    belongs to its partitioned table when that matches too. Views, temporary and extensions' tables match exact names only.
     """
     wanted, unwanted = [_full(pattern) for pattern in include], [_full(pattern) for pattern in exclude]
     chosen: dict[int, dict[str, Any]] = {}
