@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -18,10 +18,11 @@ class _Failed:
 _END = object()
 
 
-def ahead(items: Iterable[T], *, depth: int, name: str) -> Iterator[T]:
+def ahead(items: Iterable[T], *, depth: int, name: str) -> Generator[T, None, None]:
     """The same items in the same order, at most ``depth`` of them waiting.
 
-    An exception of ``items`` is raised here, after the items before it. When this generator is closed the thread ends after its current item
+    An exception of ``items`` is raised here, after the items before it. When this generator is closed the thread ends after
+    its current item
     and ``items`` is closed there; closing waits for that, so whoever wants to stop soon must make ``items`` end soon.
     """
     waiting: queue.Queue[object] = queue.Queue(maxsize=depth)

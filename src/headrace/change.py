@@ -5,21 +5,21 @@ Rows of one table are an Arrow table in the *change layout*, in source order:
 =============== ============================ =====================================================================
 column          Arrow type                   meaning
 =============== ============================ =====================================================================
-``op``          string                       ``c`` create, ``u`` update, ``d`` delete, ``r`` read (first copy), ``t`` truncate
+``op``          string                       ``c`` create, ``u`` update, ``d`` delete, ``r`` read (copy), ``t`` truncate
 ``commit_lsn``  int64                        LSN of the transaction's commit record; for ``r`` the copy's snapshot LSN
-``ordinal``     int64                        order of the change in its transaction, from 0, over all tables; negative for ``r``
+``ordinal``     int64                        order of the change in its transaction, from 0; negative for ``r``
 ``change_lsn``  int64                        LSN of the change's own log record
 ``xid``         int64                        source transaction id (0 for ``r``)
 ``commit_time`` timestamp[us, UTC]           commit time at the source (for ``r``: time of the snapshot)
-``before``      struct of the table's types  old row: the key columns, or the whole row where the source logs it; null if not logged
+``before``      struct of the table's types  old row: its key, or all of it where the source logs it; null if not logged
 ``after``       struct of the table's types  new row; null for ``d`` and ``t``
-``unavailable`` list<string>                 columns of ``after`` that the source did not send (unchanged TOAST), not null values
-``before_text`` map<string, string>          exact source text of the values of ``before`` that their lake type cannot hold
-``after_text``  map<string, string>          the same for ``after``; null where every value fits, as nearly always
+``unavailable`` list<string>                 columns of ``after`` that the source did not send (unchanged TOAST)
+``before_text`` map<string, string>          exact text of the values of ``before`` that their lake type cannot hold
+``after_text``  map<string, string>          the same for ``after``; null where every value fits, as usual
 =============== ============================ =====================================================================
 
-``(commit_lsn, ordinal)`` identifies a change of one table within an epoch and orders it. A ``u`` whose ``before`` is null, or has the key of
-``after``, changes no key. Operation letters are Debezium's.
+``(commit_lsn, ordinal)`` identifies a change of one table within an epoch and orders it. A ``u`` whose ``before`` is null, or
+has the key of ``after``, changes no key. Operation letters are Debezium's.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ QUARANTINE = pa.schema(
         ("after", TEXT_MAP),
     ]
 )
-"""Rows that cannot be typed as their table is known: every column as the source's text, by name; unavailable ones are left out."""
+"""Rows that cannot be typed as their table is known: every column as the source's text, by name; unavailable ones are left out.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,8 @@ class ChangeBatch:
     A batch may begin and end inside a transaction: ``end`` is the position after its last change if that closes a transaction,
     else None, and then nothing may become visible before a later batch that has one. All rows of one table in a batch are under
     one schema, ``schemas[table]``. ``faults`` names tables that cannot be followed from this batch on; their rows, and those of
-    tables that were parked before, are in ``quarantined``, in the `QUARANTINE` layout. ``reached`` marks a batch without rows that
+    tables that were parked before, are in ``quarantined``, in the `QUARANTINE` layout. ``reached`` marks a batch without
+    rows that
     says how far the source's log was read.
     """
 

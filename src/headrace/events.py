@@ -30,7 +30,9 @@ class Copying:
 
 @dataclass(frozen=True, kw_only=True)
 class Committed:
-    """One atomic commit of the lake. ``rows`` counts the changes per table; ``lag_bytes`` is what the source's log has beyond it."""
+    """One atomic commit of the lake. ``rows`` counts the changes per table; ``lag_bytes`` is what the source's log has
+    beyond it.
+    """
 
     version: int
     position: Position

@@ -1,7 +1,8 @@
 """Named points at which a test can stop this process, as a crash would.
 
-``HEADRACE_FAILPOINTS="catalog-committed=kill:3,fetch=pause:1:0.5"`` kills the process (SIGKILL) at the third passing of *catalog-committed* and
-sleeps half a second at the first passing of *fetch*. Without the variable a failpoint costs one dictionary look-up.
+``HEADRACE_FAILPOINTS="catalog-committed=kill:3,fetch=pause:1:0.5"`` kills the process (SIGKILL) at the third passing of
+*catalog-committed* and sleeps half a second at the first passing of *fetch*. Without the variable a failpoint costs one
+dictionary look-up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """A pipeline's run: copy what is new, follow the source, commit each batch to the lake, acknowledge what is durable.
 
-This is the only place where parts are wired together: `open_pipeline` chooses source, catalog and lake from the project file; `Run` knows only their
-ports. The order that keeps the promises is in `Run._commit` and `Run._acknowledge`: files, then one catalog commit of data and progress,
+This is the only place where parts are wired together: `open_pipeline` chooses source, catalog and lake from the project file;
+`Run` knows only their
+ports. The order that keeps the promises is in `Run._commit` and `Run._acknowledge`: files, then one catalog commit of data and
+progress,
 then the source's slot.
 """
 
@@ -12,12 +14,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 
 from headrace import failpoint
-from headrace.change import ChangeBatch, TableFault
-from headrace.errors import HeadraceError, PositionLost
-from headrace.events import CaughtUp, Committed, Copying, Parked, Retrying, Said, Watch
+from headrace.change import ChangeBatch
+from headrace.errors import HeadraceError
+from headrace.events import CaughtUp, Committed, Copying, Parked, Retrying, Watch
 from headrace.lake.port import Lake, StagedCopy, TableState
 from headrace.position import Position
 from headrace.schema import TableId, TableSchema
@@ -28,7 +29,8 @@ RETRY_SECONDS = (0.5, 1, 2, 5, 10, 30)
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """``commit_rows``: a backlog is committed at the first end of a transaction after so many changes. ``acknowledge_seconds``: how
+    """``commit_rows``: a backlog is committed at the first end of a transaction after so many changes.
+    ``acknowledge_seconds``: how
     often the slot is advanced while the run goes on."""
 
     commit_rows: int = 500_000
@@ -140,7 +142,8 @@ class Run:
     def _publish(self, start: Position, copies: Sequence[StagedCopy]) -> None:
         """Make the copies visible, complete and together, in one commit, at a position that all of them have reached.
 
-        Copies of one snapshot in a new lake need nothing else. Otherwise the changes up to the latest snapshot come with them: those of
+        Copies of one snapshot in a new lake need nothing else. Otherwise the changes up to the latest snapshot come
+        with them: those of
         tables that are followed already, and those between an earlier copy's snapshot and the latest one.
         """
         lake = self._lake
@@ -175,12 +178,12 @@ class Run:
             parked={table: state.fault for table, state in states.items() if state.fault is not None},
             until=until,
         )
-        with closing(changes):  # type: ignore[type-var]
+        with closing(changes):
             yield from changes
 
     def _commit(self, end: Position) -> Position:
         """Make what is staged visible up to ``end``; where nothing is staged only the idle position is noted."""
-        lag = self._source.end_seen - end.lsn
+        lag = self._source.end_seen() - end.lsn
         if not self._lake.staged:
             self._lake.note_idle(end)
             if lag <= 0:

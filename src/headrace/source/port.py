@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,20 +40,24 @@ class CopySink(Protocol):
 class Source(Protocol):
     """A database whose committed changes can be read in order, more than once, from a position that it keeps for us.
 
-    Order: batches come in commit order, whole transactions one after the other. Replay: `changes` from a position gives every change after
+    Order: batches come in commit order, whole transactions one after the other. Replay: `changes` from a position gives
+    every change after
     it again. Durability: the source keeps everything after the last acknowledged position. One `changes` iteration at a time.
     """
 
     def open(self, position: Position | None) -> AbstractContextManager[Position]:
         """Take the pipeline's lock, make what is missing (publications, slot), and give the position to go on from.
 
-        ``position`` is where the lake stands, None for a new one. Raises AlreadyRunning, PositionLost, SourceNotReady, SourceUnreachable.
+        ``position`` is where the lake stands, None for a new one. Raises AlreadyRunning, PositionLost, SourceNotReady,
+        SourceUnreachable.
         """
 
     def tables(self) -> Mapping[TableId, SourceTable]:
         """The tables that the project names, as they are now."""
 
-    def copy(self, tables: Sequence[TableId], sink: Callable[[TableSchema, int], CopySink], progress: Callable[[TableId, int], None]) -> None:
+    def copy(
+        self, tables: Sequence[TableId], sink: Callable[[TableSchema, int], CopySink], progress: Callable[[TableId, int], None]
+    ) -> None:
         """Read these tables whole; ``sink(schema, lsn)`` is asked once per table and try. Reports rows read so far."""
 
     def changes(
@@ -64,11 +68,14 @@ class Source(Protocol):
         from_lsn: Mapping[TableId, int],
         parked: Mapping[TableId, TableFault],
         until: int | None = None,
-    ) -> Iterator[ChangeBatch]:
+    ) -> Generator[ChangeBatch, None, None]:
         """Changes after ``start``; of a table in ``from_lsn`` only transactions that committed at or after that LSN."""
 
     def end(self) -> int:
         """The LSN where the source's log ends now."""
+
+    def end_seen(self) -> int:
+        """The LSN where the source's log ended when last asked, without asking."""
 
     def acknowledge(self, position: Position) -> None:
         """Everything up to here is durable in the lake: the source may forget it. Called from a thread of its own."""

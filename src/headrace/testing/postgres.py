@@ -130,7 +130,7 @@ class Postgres:
     def execute(self, *statements: str) -> None:
         with self.connect() as connection:
             for statement in statements:
-                connection.execute(statement)  # type: ignore[arg-type]
+                connection.execute(statement)
 
     def run_tool(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of the server's client programs (``pgbench`` …) against this server and capture its output."""

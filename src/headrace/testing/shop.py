@@ -16,7 +16,7 @@ def load_shop(url: str, *, users: int = 2_000, products: int = 200, orders: int 
     """Make the shop's tables in the database and fill them."""
     script = files("headrace.testing").joinpath("shop.sql").read_text()
     with psycopg.connect(url) as connection:
-        connection.execute(script % {"users": users, "products": products, "orders": orders})  # type: ignore[arg-type]
+        connection.execute(script % {"users": users, "products": products, "orders": orders})
 
 
 class Customers:

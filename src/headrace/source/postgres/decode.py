@@ -1,8 +1,11 @@
 """pgoutput messages → rows, column by column with numpy over all messages of a chunk at once.
 
-A chunk is two Arrow arrays as `pg_logical_slot_get_binary_changes` returns them: the message's LSN and its bytes. The formats are those
-of "Logical Replication Message Formats" in PostgreSQL's documentation, protocol version 1, text values. No Python loop runs over rows: a
-tuple's columns are found by stepping through all rows of a table in parallel, one column at a time, and a value stays where it was received,
+A chunk is two Arrow arrays as `pg_logical_slot_get_binary_changes` returns them: the message's LSN and its bytes. The formats
+are those
+of "Logical Replication Message Formats" in PostgreSQL's documentation, protocol version 1, text values. No Python loop runs
+over rows: a
+tuple's columns are found by stepping through all rows of a table in parallel, one column at a time, and a value stays where it
+was received,
 as an Arrow string view into the chunk's buffer. Loops run only over what is rare: relation and truncate messages.
 
 This module does no I/O. What it has to remember from chunk to chunk (the open transaction, the known relations) is in `Decoder`.
@@ -13,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -119,14 +123,15 @@ class Decoder:
     def decode(self, lsns: pa.Array, messages: pa.Array) -> Iterator[Decoded]:
         """The chunk's rows, cut where a relation's columns change and after its last commit.
 
-        ``lsns``: binary[n], 8 bytes each (``pg_lsn``'s binary form), or int64[n]. ``messages``: binary[n]. Raises MalformedMessage.
+        ``lsns``: binary[n], 8 bytes each (``pg_lsn``'s binary form), or int64[n]. ``messages``: binary[n]. Raises
+        MalformedMessage.
         """
         if len(messages) == 0:
             return
         chunk = _Chunk(lsns, messages)
         cuts = self._cuts(chunk)
         transactions = self._transactions(chunk)
-        for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+        for first, last in pairwise(cuts):
             yield self._segment(chunk, transactions, first, last)
 
     def _cuts(self, chunk: _Chunk) -> list[int]:
@@ -152,7 +157,7 @@ class Decoder:
         commit_us = np.concatenate([[self._commit_us], chunk.big_endian(at + 9, 8) + POSTGRES_EPOCH_US])
         xid = np.concatenate([[self._xid], chunk.big_endian(at + 17, 4)])
         number = np.cumsum(chunk.kinds == BEGIN)
-        changes = np.cumsum(chunk.is_change) - chunk.is_change  # changes before this message
+        changes: Ints = np.cumsum(chunk.is_change) - chunk.is_change  # changes before this message
         before = np.concatenate([[-self._changes], changes[begins]])
         result = _Transactions(commit_lsn, commit_us, xid, number, changes - before[number])
         self._commit_lsn, self._commit_us, self._xid = int(commit_lsn[-1]), int(commit_us[-1]), int(xid[-1])
@@ -239,7 +244,9 @@ class _Chunk:
         return self._at_every_byte(f">u{width}")[at].astype(np.int64)
 
     def _at_every_byte(self, kind: str) -> npt.NDArray[Any]:
-        """The buffer seen as overlapping values, one starting at each byte. To be indexed, not ``take``-n: that would copy it whole."""
+        """The buffer seen as overlapping values, one starting at each byte. To be indexed, not ``take``-n: that would
+        copy it whole.
+        """
         width = np.dtype(kind).itemsize
         return np.ndarray((max(len(self.buffer) - width + 1, 0),), kind, buffer=self.buffer, strides=(1,))
 
@@ -261,7 +268,8 @@ class _Chunk:
 
 def _lsn_numbers(lsns: pa.Array) -> Ints:
     if pa.types.is_integer(lsns.type):
-        return lsns.to_numpy(zero_copy_only=False).astype(np.int64)
+        numbers: Ints = lsns.to_numpy(zero_copy_only=False).astype(np.int64)
+        return numbers
     storage = lsns.storage if isinstance(lsns, pa.ExtensionArray) else lsns
     data = storage.buffers()[2]
     first = int(np.frombuffer(storage.buffers()[1], np.int32)[storage.offset])

@@ -1,6 +1,7 @@
 """What a changed relation means for a table that is being followed: followed by itself, or parked with a reason.
 
-Followed: columns added without a default, and widenings that change no value. Everything else would lose information or change values
+Followed: columns added without a default, and widenings that change no value. Everything else would lose information or change
+values
 without events, so the table is parked: its changes go to quarantine and the other tables go on.
 """
 
@@ -9,9 +10,58 @@ from __future__ import annotations
 import re
 
 from headrace.schema import Column, TableSchema
+from headrace.source.postgres.decode import RelationMessage
+from headrace.source.postgres.relations import Relation
+from headrace.source.postgres.types import TypeFacts, TypeMapping, builtin_facts, mapping
 
 _PARAMETERS = re.compile(r"^(?P<name>[^(]*?)\s*(?:\((?P<numbers>[\d, -]+)\))?(?P<rest>[^(]*)$")
 _ORDER = {"smallint": 0, "integer": 1, "bigint": 2}
+
+
+class UnknownType(Exception):
+    """A relation message names a type that neither every server has nor the source's catalog, as it is now, uses for that
+    column.
+    """
+
+
+def as_sent(
+    message: RelationMessage, relation: Relation | None, known: TableSchema
+) -> tuple[TableSchema, list[TypeMapping], frozenset[str]]:
+    """The table as a relation message sends it, its columns' mappings, and those of its columns that were added with a default.
+
+    ``relation`` is the table in the source's catalog as it is now, maybe later than the message: what the two agree on is
+    taken from it
+    (attribute numbers, the facts of types that are not built in, the key). Raises UnknownType.
+    """
+    now = {column.name: column for column in relation.published} if relation is not None else {}
+    columns, mappings, with_default = [], [], set()
+    for sent in message.columns:
+        present = now.get(sent.name)
+        facts: TypeFacts | None = None
+        if present is not None and (present.type.oid, present.type.typmod) == (sent.type_oid, sent.typmod):
+            facts = present.type
+        else:
+            facts = builtin_facts(sent.type_oid, sent.typmod)
+        if facts is None:
+            raise UnknownType(
+                f"column {sent.name} came with type {sent.type_oid}, which the source's catalog no longer has for it"
+            )
+        mapped = mapping(facts)
+        mappings.append(mapped)
+        columns.append(
+            Column(
+                name=sent.name,
+                type=mapped.iceberg,
+                source_type=facts.name,
+                nullable=present is None or not present.not_null,
+                source_id=present.attnum if present is not None else None,
+            )
+        )
+        if present is not None and present.has_missing_default:
+            with_default.add(sent.name)
+    key = relation.key if relation is not None else known.key
+    schema = TableSchema(table=known.table, columns=tuple(columns), key=key)
+    return schema, mappings, frozenset(with_default)
 
 
 def refusals(old: TableSchema, new: TableSchema, *, with_default: frozenset[str] = frozenset()) -> list[str]:
@@ -50,7 +100,7 @@ def widens(old: Column, new: Column) -> bool:
         return True
     text = {"character varying", "text"}
     if name in text and new_name in text:
-        return not new_numbers or bool(numbers) and numbers[0] <= new_numbers[0]
+        return not new_numbers or (bool(numbers) and numbers[0] <= new_numbers[0])
     if name == new_name == "numeric" and len(numbers) == len(new_numbers) == 2:
         return numbers[1] == new_numbers[1] and numbers[0] <= new_numbers[0]
     if name == new_name and name.startswith(("timestamp", "time")):

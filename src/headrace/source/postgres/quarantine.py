@@ -35,7 +35,9 @@ def _as_map(
     unavailable: npt.NDArray[np.bool_] | None,
     names: Sequence[str],
 ) -> pa.Array:
-    """map<string, string>[n]: name → text, with null for SQL NULL; without the unavailable columns; null where there is no row."""
+    """map<string, string>[n]: name → text, with null for SQL NULL; without the unavailable columns; null where there is no
+    row.
+    """
     n, width = len(present), len(names)
     if texts is None:
         return pa.nulls(n, TEXT_MAP)

@@ -1,6 +1,7 @@
 """The replication slot, the publications and the lock that belong to a pipeline at its source.
 
-The durable slot is only ever advanced, never read from: readers consume a temporary copy of it. So the source keeps its log until the lake
+The durable slot is only ever advanced, never read from: readers consume a temporary copy of it. So the source keeps its log
+until the lake
 has it, whatever a reader does.
 """
 
@@ -81,19 +82,24 @@ def create_slot(connection: Connection, name: str) -> int:
 
 def usable_slot(slot: Slot | None, name: str, *, position: int | None) -> Slot:
     """The slot, if a lake that stands at ``position`` can go on with it. Raises PositionLost or SourceNotReady."""
-    again = "The changes in between are lost to this pipeline: `headrace drop --slot --lake`, then `headrace run` copies the tables again."
+    again = (
+        "The changes in between are lost to this pipeline: `headrace drop --slot --lake`,"
+        " then `headrace run` copies the tables again."
+    )
     if slot is None:
         raise PositionLost(f"slot {name!r} does not exist at the source, but the lake continues from it", remedy=again)
     if slot.plugin != "pgoutput" or slot.two_phase:
         raise SourceNotReady(
-            f"slot {name!r} exists with plugin {slot.plugin!r}{' and two_phase' if slot.two_phase else ''}; headrace needs pgoutput without it",
+            f"slot {name!r} exists with plugin {slot.plugin!r}{' and two_phase' if slot.two_phase else ''};"
+            " headrace needs pgoutput without it",
             remedy="Give the pipeline another slot name (source.slot in headrace.yaml), or drop that slot.",
         )
     if slot.wal_status == "lost" or slot.restart_lsn is None or slot.confirmed_lsn is None:
         raise PositionLost(f"slot {name!r} was invalidated: the source has removed log that it still needed", remedy=again)
     if position is not None and slot.confirmed_lsn > position:
         raise PositionLost(
-            f"slot {name!r} stands at {format_lsn(slot.confirmed_lsn)}, past the lake's {format_lsn(position)}: it was recreated or advanced by others",
+            f"slot {name!r} stands at {format_lsn(slot.confirmed_lsn)}, past the lake's {format_lsn(position)}:"
+            " it was recreated or advanced by others",
             remedy=again,
         )
     return slot
@@ -108,8 +114,8 @@ def advance_slot(connection: Connection, name: str, lsn: int, *, patience: float
     while True:
         try:
             connection.execute(
-                "SELECT pg_replication_slot_advance(slot_name, least(%s::pg_lsn, pg_current_wal_flush_lsn())) FROM pg_replication_slots"
-                " WHERE slot_name = %s AND confirmed_flush_lsn < %s::pg_lsn",
+                "SELECT pg_replication_slot_advance(slot_name, least(%s::pg_lsn, pg_current_wal_flush_lsn()))"
+                " FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn < %s::pg_lsn",
                 [format_lsn(lsn), name, format_lsn(lsn)],
             )
             return
@@ -117,7 +123,8 @@ def advance_slot(connection: Connection, name: str, lsn: int, *, patience: float
             if time.monotonic() > deadline:
                 raise AlreadyRunning(
                     f"slot {name!r} is in use by another session of the source",
-                    remedy="SELECT active_pid FROM pg_replication_slots; shows whose. Stop that consumer, or use another slot name.",
+                    remedy="SELECT active_pid FROM pg_replication_slots; shows whose."
+                    " Stop that consumer, or use another slot name.",
                 ) from error
             time.sleep(0.1)
 

@@ -1,0 +1,285 @@
+"""PostgreSQL behind the pipeline's source port."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+
+from headrace.change import ChangeBatch, TableFault
+from headrace.errors import PositionLost, SourceNotReady
+from headrace.position import Position, format_lsn
+from headrace.schema import TableId, TableSchema
+from headrace.source.port import CopySink, SourceTable
+from headrace.source.postgres import evolution, slots
+from headrace.source.postgres.capture import Capture, CaptureSettings, Followed
+from headrace.source.postgres.connect import Connector
+from headrace.source.postgres.copy import Snapshot, TableChanged, TableReader, TableToCopy, exported_snapshot
+from headrace.source.postgres.decode import RelationMessage
+from headrace.source.postgres.relations import Relation, find_relations, mappings_of, read_relation, schema_of
+
+COPY_TRIES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgresSettings:
+    """``include`` and ``exclude`` are table names or globs. ``appends_publication`` carries tables without a key: inserts
+    and truncates only,
+    so that the application's own updates of them never fail because of us."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+    slot: str
+    publication: str
+    appends_publication: str
+    capture: CaptureSettings
+    copy_connections: int = 2
+    copy_chunk_bytes: int = 32 << 20
+    copy_range_bytes: int = 256 << 20
+
+
+class PostgresSource:
+    """One pipeline's view of its PostgreSQL database. See `headrace.source.port.Source`."""
+
+    def __init__(self, *, connector: Connector, settings: PostgresSettings, say: Callable[[str], None]) -> None:
+        self._connector = connector
+        self._settings = settings
+        self._say = say
+        self._control: psycopg.Connection[tuple[object, ...]] | None = None
+        self._relations: dict[TableId, Relation] = {}
+        self._capture: Capture | None = None
+        self._stopped = threading.Event()
+        self._end_seen = 0
+
+    @contextmanager
+    def open(self, position: Position | None, *, epoch: int = 1) -> Iterator[Position]:
+        settings = self._settings
+        with self._connector.connect() as control:
+            self._control = control
+            slots.lock_pipeline(control, settings.slot)
+            self._relations = {
+                relation.table: relation for relation in find_relations(control, settings.include, settings.exclude)
+            }
+            refused = [f"{relation.table}: {relation.refusal}" for relation in self._relations.values() if relation.refusal]
+            if refused:
+                raise SourceNotReady(
+                    "tables that the project names cannot be captured: " + "; ".join(refused),
+                    remedy="Take them out of source.tables in headrace.yaml (or name them in source.exclude).",
+                )
+            self._publish_tables(control)
+            slot = slots.find_slot(control, settings.slot)
+            if position is None:
+                start = self._first_position(control, slot)
+            else:
+                usable = slots.usable_slot(slot, settings.slot, position=position.lsn)
+                end = slots.current_lsn(control)
+                if position.lsn > end:
+                    raise PositionLost(
+                        f"the lake stands at {format_lsn(position.lsn)}, but the source's log ends at {format_lsn(end)}:"
+                        " it was restored or replaced",
+                        remedy="Check that source.url is the right server. If it is: `headrace drop --slot --lake`,"
+                        " then copy again with `headrace run`.",
+                    )
+                if usable.confirmed_lsn is not None and usable.confirmed_lsn < position.lsn:
+                    slots.advance_slot(control, settings.slot, position.lsn)
+                start = position.lsn
+            try:
+                yield Position(epoch if position is None else position.epoch, start)
+            finally:
+                self._control = None
+
+    def _first_position(self, control: psycopg.Connection[tuple[object, ...]], slot: slots.Slot | None) -> int:
+        if slot is None:
+            self._say(f"making slot {self._settings.slot}: the source waits for its running transactions")
+            return slots.create_slot(control, self._settings.slot)
+        usable = slots.usable_slot(slot, self._settings.slot, position=None)
+        assert usable.confirmed_lsn is not None
+        return usable.confirmed_lsn
+
+    def _publish_tables(self, control: psycopg.Connection[tuple[object, ...]]) -> None:
+        """Publications first, then the slot: a slot older than its publication cannot be decoded."""
+        keyed = [relation.table for relation in self._relations.values() if relation.key]
+        keyless = [relation.table for relation in self._relations.values() if not relation.key]
+        slots.ensure_publication(
+            control,
+            slots.Publication(
+                name=self._settings.publication, publish="insert, update, delete, truncate", tables=tuple(sorted(keyed))
+            ),
+        )
+        slots.ensure_publication(
+            control,
+            slots.Publication(name=self._settings.appends_publication, publish="insert, truncate", tables=tuple(sorted(keyless))),
+        )
+
+    def tables(self) -> Mapping[TableId, SourceTable]:
+        return {
+            table: SourceTable(
+                schema=schema_of(relation),
+                estimated_rows=relation.estimated_rows,
+                note="" if relation.key else "no key: silver appends",
+            )
+            for table, relation in self._relations.items()
+        }
+
+    # --- copy ------------------------------------------------------------------------------------------------------------------
+
+    def copy(
+        self,
+        tables: Sequence[TableId],
+        sink: Callable[[TableSchema, int], CopySink],
+        progress: Callable[[TableId, int], None],
+    ) -> None:
+        left = list(tables)
+        for _ in range(COPY_TRIES):
+            changed = []
+            with exported_snapshot(self._connector, slot=self._settings.slot, say=self._say) as snapshot:
+                for table in left:
+                    if self._stopped.is_set():
+                        return
+                    try:
+                        self._copy_table(snapshot, table, sink, progress)
+                    except TableChanged as change:
+                        self._say(f"{change}; it is read again under a new snapshot")
+                        changed.append(table)
+            if not changed:
+                return
+            left = changed
+        raise SourceNotReady(
+            f"tables were altered or truncated each time their copy began: {', '.join(map(str, left))}",
+            remedy="Run again when no DDL runs on them. The other tables' copies are kept.",
+        )
+
+    def _copy_table(
+        self,
+        snapshot: Snapshot,
+        table: TableId,
+        sink: Callable[[TableSchema, int], CopySink],
+        progress: Callable[[TableId, int], None],
+    ) -> None:
+        relation = self._relations[table]
+        reader = TableReader(
+            connector=self._connector,
+            snapshot=snapshot,
+            table=table,
+            oid=relation.oid,
+            describe=lambda: self._describe(table),
+            connections=self._settings.copy_connections,
+            chunk_bytes=self._settings.copy_chunk_bytes,
+            range_bytes=self._settings.copy_range_bytes,
+        )
+        try:
+            target = sink(reader.to_copy.schema, snapshot.lsn)
+            rows = 0
+            try:
+                for copied in reader.rows():
+                    target.append(copied.changes)
+                    rows += copied.changes.num_rows
+                    progress(table, rows)
+                    if self._stopped.is_set():
+                        target.discard()
+                        return
+            except BaseException:
+                target.discard()
+                raise
+            target.finish()
+        finally:
+            reader.close()
+
+    def _describe(self, table: TableId) -> TableToCopy:
+        with self._connector.connect() as connection:
+            relation = read_relation(connection, self._relations[table].oid)
+        if relation is None or relation.table != table:
+            raise TableChanged(f"table {table} was dropped or renamed")
+        self._relations[table] = relation
+        return TableToCopy(
+            schema=schema_of(relation),
+            oid=relation.oid,
+            partitioned=relation.partitioned,
+            mappings=tuple(mappings_of(relation)),
+        )
+
+    # --- changes
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def changes(
+        self,
+        start: Position,
+        *,
+        tables: Mapping[TableId, TableSchema],
+        from_lsn: Mapping[TableId, int],
+        parked: Mapping[TableId, TableFault],
+        until: int | None = None,
+    ) -> Generator[ChangeBatch, None, None]:
+        settings = self._settings
+        capture = Capture(
+            connector=self._connector,
+            slot=settings.slot,
+            publications=(settings.publication, settings.appends_publication),
+            start=start,
+            tables=tables,
+            from_lsn=from_lsn,
+            parked=parked,
+            resolve=self._resolve,
+            settings=settings.capture,
+        )
+        self._capture = capture
+        if self._stopped.is_set():
+            return
+        try:
+            for batch in capture.batches(until=until):
+                self._end_seen = capture.source_lsn
+                yield batch
+        finally:
+            self._capture = None
+
+    def _resolve(self, message: RelationMessage, known: TableSchema, lsn: int) -> Followed:
+        """What a relation message means for a table followed as ``known``: its rows' columns, or a fault.
+
+        Relation messages carry no attribute numbers, so the system catalog is asked, as it is now: that tells a dropped
+        and added column from the
+        old one, and a column added with a default. A column that has gone again meanwhile has no attribute number, and
+        is judged by name and type.
+        """
+        with self._connector.connect() as connection:
+            relation = read_relation(connection, message.oid)
+        try:
+            schema, mappings, with_default = evolution.as_sent(message, relation, known)
+        except evolution.UnknownType as unknown:
+            reasons = [str(unknown)]
+        else:
+            reasons = evolution.refusals(known, schema, with_default=with_default)
+        if not reasons:
+            return Followed(schema=schema, mappings=tuple(mappings))
+        return Followed(
+            schema=known,
+            mappings=(),
+            fault=TableFault(
+                reason="; ".join(reasons),
+                remedy=f"`headrace resync {known.table}` copies the table again with its present columns."
+                " Its changes until then are in headrace.quarantine.",
+                lsn=lsn,
+            ),
+        )
+
+    # --- the slot --------------------------------------------------------------------------------------------------------------
+
+    def end(self) -> int:
+        assert self._control is not None, "the source is not open"
+        self._end_seen = slots.current_lsn(self._control)
+        return self._end_seen
+
+    def end_seen(self) -> int:
+        return self._end_seen
+
+    def acknowledge(self, position: Position) -> None:
+        with self._connector.connect() as connection:
+            slots.advance_slot(connection, self._settings.slot, position.lsn)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        capture = self._capture
+        if capture is not None:
+            capture.stop()
