@@ -149,7 +149,7 @@ def test_copied_rows_are_reads_with_negative_ordinals() -> None:
     batch = pa.record_batch(
         [
             pa.array([1, 2]),
-            pa.array(["2.50", "nan"]),
+            pa.array(["2.50", "NaN"]),
             pa.array([datetime.date(2024, 2, 3), None]),
             pa.array(["a", None]),
             pa.array(["{x,NULL}", None]),

@@ -1,7 +1,7 @@
 """Decoded or copied rows → the change layout: every value of its lake type, or null with its exact text beside it.
 
-DuckDB casts all columns of a batch in one query. Whether a value did not fit is seen by counting nulls, so that the usual batch, in
-which every value fits, costs nothing more.
+DuckDB casts all columns of a batch in one query. Whether a value did not fit is seen by counting nulls, so that the usual batch,
+in which every value fits, costs nothing more.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Converter:
         for column, mapping in zip(batch.columns, mappings, strict=True):
             as_values = mapping.copied_values
             fitted.append(None if as_values is None else as_values(column))
-            texts.append(mapping.copied_text(column) if as_values is None else None)
+            texts.append(column if as_values is None else None)
         for place, cast in self._cast(texts, mappings).items():
             fitted[place] = cast
         after = _assemble([column for column in fitted if column is not None], np.ones(n, np.bool_), row)

@@ -61,8 +61,6 @@ class TypeMapping:
     """PostgreSQL: what the first copy selects."""
     copied_values: Callable[[pa.Array], Fitted] | None = None
     """From that column as ADBC gives it to lake values. None: the column is text, for ``prepare`` and ``typed_sql``."""
-    copied_text: Callable[[pa.Array], pa.Array] = same
-    """Where ``copied_values`` is None: from ADBC's column to PostgreSQL's text."""
 
     canonical_source_sql: Sql = output_text
     canonical_lake_sql: Sql = same
