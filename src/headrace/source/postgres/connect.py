@@ -18,7 +18,7 @@ from psycopg.rows import TupleRow
 from headrace.errors import HeadraceError, ProjectError, SourceNotReady, SourceUnreachable
 
 SESSION = {
-    "DateStyle": "ISO",
+    "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
     "TimeZone": "UTC",
     "extra_float_digits": "1",
