@@ -347,7 +347,7 @@ def _refusal(relation: Relation) -> str:
         return f"it is {_PERSISTENCES[relation.persistence]}, so its changes are not in the source's log"
     for part in relation.partitions:
         if part.kind != "table" or part.persistence != "p":
-            what = part.kind if part.kind != "table" else _PERSISTENCES[part.persistence]
+            what = f"a {part.kind}" if part.kind != "table" else _PERSISTENCES[part.persistence]
             return f"its partition {part.table} is {what}, so changes of it are not in the source's log"
     names = [column.name for column in relation.published]
     if not names:
