@@ -117,7 +117,7 @@ def page_of(names: Sequence[str], query: Mapping[str, str]) -> tuple[list[str], 
         return list(names), None
     try:
         size = int(query.get("pageSize") or len(names) or 1)
-        after = base64.urlsafe_b64decode(query["pageToken"].encode()).decode()
+        after = base64.b64decode(query["pageToken"], b"-_", validate=True).decode()
     except (ValueError, binascii.Error) as error:
         raise BadUpdate("The page token or page size is not one of ours.") from error
     if size < 1:
