@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "verify": {"source", "lake", "catalog"},
     "testing": {"*"},
     "cli": {"*"},
+    "run": {"source.port", "lake.port"},
     "pipeline": {"*"},
     "__main__": {"cli"},
 }

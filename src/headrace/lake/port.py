@@ -47,7 +47,8 @@ class Receipt:
 class Lake(Protocol):
     """Takes change batches in order and makes them visible, all tables at once.
 
-    Ordering: `stage` in source order. Durability: when `commit` returns, data and position are on disk and visible together; when it
+    Ordering: `stage` in source order. Durability: when `commit` returns, data and position are on disk and visible
+    together; when it
     raises, nothing of it is, and nothing is staged any more. Replay: the source must go on from `position`. One writer at a time.
     """
 

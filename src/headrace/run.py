@@ -1,10 +1,7 @@
-"""A pipeline's run: copy what is new, follow the source, commit each batch to the lake, acknowledge what is durable.
+"""A run: copy what is new, follow the source, commit each batch to the lake, acknowledge what is durable.
 
-This is the only place where parts are wired together: `open_pipeline` chooses source, catalog and lake from the project file;
-`Run` knows only their
-ports. The order that keeps the promises is in `Run._commit` and `Run._acknowledge`: files, then one catalog commit of data and
-progress,
-then the source's slot.
+It knows only the ports of source and lake. The order that keeps the promises stands here: files and one catalog commit of data and
+progress (`Run._commit`), then the source's slot (`_Acknowledger`).
 """
 
 from __future__ import annotations
@@ -50,6 +47,8 @@ class Run:
         self._settings = settings
         self._stopped = threading.Event()
         self._tries = 0
+        self._noted: Position | None = None
+        self._noted_at = 0.0
 
     def stop(self) -> None:
         self._stopped.set()
@@ -110,9 +109,10 @@ class Run:
                     rows += batch.rows
                     if batch.end is None or not (batch.reached or rows >= self._settings.commit_rows):
                         continue
-                    committed = self._commit(batch.end)
+                    durable = self._commit(batch.end)
                     rows = 0
-                    acknowledge(committed)
+                    if durable is not None:
+                        acknowledge(durable)
                     yield
                     if self._stopped.is_set():
                         return
@@ -181,16 +181,23 @@ class Run:
         with closing(changes):
             yield from changes
 
-    def _commit(self, end: Position) -> Position:
-        """Make what is staged visible up to ``end``; where nothing is staged only the idle position is noted."""
+    def _commit(self, end: Position) -> Position | None:
+        """Make what is staged visible up to ``end``; where nothing is staged only the idle position is noted, now and then.
+
+        Returns the position that is durable now, None if that is no news.
+        """
         lag = self._source.end_seen() - end.lsn
         if not self._lake.staged:
-            self._lake.note_idle(end)
             if lag <= 0:
                 self._watch(CaughtUp(position=end))
-            return end
+            # Noting costs an fsync, and the slot is advanced no more often than this anyway.
+            if time.monotonic() - self._noted_at >= self._settings.acknowledge_seconds:
+                self._lake.note_idle(end)
+                self._noted, self._noted_at = end, time.monotonic()
+            return self._noted
         began = time.monotonic()
         receipt = self._lake.commit(end)
+        self._noted = None
         self._watch(
             Committed(
                 version=receipt.version,

@@ -1,0 +1,69 @@
+"""SQL over one version of the lake, and its answer as a table, CSV, JSON or Parquet."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import duckdb
+
+from headrace.errors import BadQuery
+
+Format = Literal["csv", "json", "parquet"]
+_COPY = {
+    "csv": "(FORMAT csv, HEADER true)",
+    "json": "(FORMAT json, ARRAY true)",
+    "parquet": "(FORMAT parquet, COMPRESSION zstd)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The first rows of a result. ``more``: there are further ones."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    more: bool
+
+
+def ask(engine: duckdb.DuckDBPyConnection, sql: str, *, limit: int) -> Answer | None:
+    """Run one statement; None when it has no result. Raises BadQuery with DuckDB's own words."""
+    try:
+        result = _relation(engine, sql)
+        if result is None:
+            return None
+        rows = result.fetchmany(limit + 1)
+        return Answer(columns=list(result.columns), rows=rows[:limit], more=len(rows) > limit)
+    except duckdb.Error as error:
+        raise _bad(error) from error
+
+
+def write_answer(engine: duckdb.DuckDBPyConnection, sql: str, *, form: Format, out: BinaryIO) -> None:
+    """Write the whole result of one query, in bounded memory. JSON is an array of objects. Raises BadQuery."""
+    with tempfile.TemporaryDirectory(prefix="headrace-query-") as folder:
+        path = Path(folder) / f"answer.{form}"
+        try:
+            answer = _relation(engine, sql)
+            if answer is None:
+                return
+            engine.execute(f"COPY (SELECT * FROM answer) TO '{path}' {_COPY[form]}")
+        except duckdb.Error as error:
+            raise _bad(error) from error
+        with path.open("rb") as written:
+            while block := written.read(1 << 20):
+                out.write(block)
+
+
+def _relation(engine: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation | None:
+    """DuckDB gives none for a statement without a result, though its type does not say so."""
+    return engine.sql(sql)
+
+
+def _bad(error: duckdb.Error) -> BadQuery:
+    return BadQuery(
+        f"the query failed: {str(error).strip()}",
+        remedy="Tables are bronze.<table> and silver.<table>, <schema>__<table> outside schema public: `headrace query 'SHOW ALL TABLES'`.",
+    )
