@@ -17,9 +17,10 @@ INTRODUCTION = """\
 Which lake type holds a PostgreSQL type, and which values it cannot hold. (This page is generated: `python -m
 headrace.source.postgres.types.reference`.)
 
-**Nothing is rounded, cut or guessed.** A value that its lake type cannot hold is *unrepresentable*: bronze and silver have null in
-the typed column; bronze keeps PostgreSQL's exact text in `before_text` or `after_text` under the column's name, and silver's `_flags`
-has the element `<column>:unrepresentable`, which tells it from a real null. `headrace verify` compares such values as flagged.
+**Nothing is rounded, cut or guessed.** A value that its lake type cannot hold is *unrepresentable*: bronze and silver have null
+in the typed column; bronze keeps PostgreSQL's exact text in `before_text` or `after_text` under the column's name, and silver's
+`_flags` has the element `<column>:unrepresentable`, which tells it from a real null. `headrace verify` compares such values as
+flagged.
 
 **A type that is not listed becomes text**, exactly as PostgreSQL writes it, never null: types of extensions, composite types,
 geometry, full-text search. Text is written under the settings DateStyle ISO, IntervalStyle postgres, TimeZone UTC,
