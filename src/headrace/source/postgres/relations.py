@@ -241,7 +241,10 @@ class PublicationFacts:
     tables: tuple[PublishedTable, ...]
     """Those that are named in it."""
     published: frozenset[TableId]
-    """All that it publishes."""
+    """All that it publishes; without ``via_root`` the partitions of a partitioned table."""
+
+    def has(self, table: TableId) -> bool:
+        return self.all_tables or table in self.published or any(named.table == table for named in self.tables)
 
 
 def read_publications(connection: Connection, names: Sequence[str]) -> dict[str, PublicationFacts]:
