@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,9 +73,8 @@ def serve_here(
         uvicorn.Config(app, **_SETTINGS), started_hook=lambda: ready(Endpoint(url=url, token=token)) if ready else None
     )
     try:
-        server.run([listener])
-    except KeyboardInterrupt:
-        pass  # uvicorn raises the signal again once it has stopped
+        with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
+            server.run([listener])
     finally:
         listener.close()
         app.close()
@@ -100,6 +99,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.listening = threading.Event()
         self._hook = started_hook
+        self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -109,8 +109,20 @@ class _Server(uvicorn.Server):
         if self._hook:
             self._hook()
 
+    async def main_loop(self) -> None:
+        # As uvicorn's own, which looks for its end ten times a second, but woken by `stop`: no query should wait for that.
+        ticks = 0
+        while not await self.on_tick(ticks):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 0.1)
+            ticks += 1
+
     def stop(self) -> None:
+        """From any thread."""
         self.should_exit = True
+        with suppress(RuntimeError):  # its loop is closed: it has stopped
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._stopping.set)
 
 
 def _listen(host: str, port: int) -> socket.socket:

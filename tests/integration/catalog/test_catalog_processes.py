@@ -13,9 +13,9 @@ import pytest
 from headrace.catalog import Catalog
 from tests.catalog_changes import creation
 
-COMMITS = 40
+COMMITS = 100
 
-# Each process moves two tables together, forty times; a commit that another one overtook is built again on the new state.
+# Each process moves two tables together, many times; a commit that another one overtook is built again on the new state.
 WRITER = """
 import sys
 from pathlib import Path
@@ -25,6 +25,8 @@ from tests.catalog_changes import snapshot
 
 location, warehouse, process, commits = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 with Catalog.open(location if location.startswith("postgresql") else Path(location), warehouse, timeout=60) as catalog:
+    print("ready", flush=True)
+    sys.stdin.readline()
     conflicts = 0
     for turn in range(commits):
         while True:
@@ -50,15 +52,20 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "catalog.db") if request.param == "sqlite" else str(request.getfixturevalue("database").url)
 
 
-def start(code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def ready(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A writer that has opened the catalog and starts when it gets a line."""
     root = Path(__file__).parents[3]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, *arguments],
         env={**os.environ, "PYTHONPATH": str(root), **environment},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    return writer
 
 
 def test_processes_that_commit_at_once_lose_no_commit(location: str, tmp_path: Path) -> None:
@@ -66,7 +73,11 @@ def test_processes_that_commit_at_once_lose_no_commit(location: str, tmp_path: P
     with Catalog.open(location, warehouse) as catalog:
         catalog.create_namespace("silver")
         first = catalog.commit([creation("a"), creation("b")]).version
-        writers = [start(WRITER, location, str(warehouse), str(number), str(COMMITS)) for number in (1, 2)]
+        writers = [ready(location, str(warehouse), str(number), str(COMMITS)) for number in (1, 2)]
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
         outputs = [writer.communicate(timeout=120) for writer in writers]
         assert [writer.returncode for writer in writers] == [0, 0], outputs
         assert catalog.latest_version() == first + 2 * COMMITS
@@ -87,11 +98,11 @@ def test_a_process_killed_around_its_commit_leaves_all_of_it_or_nothing(
     with Catalog.open(location, warehouse) as catalog:
         catalog.create_namespace("silver")
         catalog.commit([creation("a"), creation("b")])
-        writer = start(WRITER, location, str(warehouse), "1", "10", HEADRACE_FAILPOINTS=f"{point}=kill:3")
-        writer.communicate(timeout=60)
+        writer = ready(location, str(warehouse), "1", "10", HEADRACE_FAILPOINTS=f"{point}=kill:3")
+        writer.communicate("go\n", timeout=60)
         assert writer.returncode == -signal.SIGKILL
         numbers = [catalog.load("silver", name).metadata["last-sequence-number"] for name in "ab"]
         assert numbers == ([3, 3] if committed else [2, 2])
-        again = start(WRITER, location, str(warehouse), "2", "5")
-        assert again.communicate(timeout=60)[1] == ""
+        again = ready(location, str(warehouse), "2", "5")
+        assert again.communicate("go\n", timeout=60)[1] == ""
         assert catalog.load("silver", "a").metadata["last-sequence-number"] == numbers[0] + 5
