@@ -54,6 +54,10 @@ class Run:
         self._stopped.set()
         self._source.stop()
 
+    def parked(self) -> Sequence[TableId]:
+        """The tables that are parked."""
+        return [table for table, state in self._lake.tables.items() if state.fault is not None]
+
     def run(self, *, until_caught_up: bool = False, seconds: float | None = None) -> None:
         """Follow the source until stopped, for ``seconds``, or up to where its log ended when following began.
 

@@ -63,7 +63,7 @@ class RunningProject:
         return result
 
     def catalog(self) -> Catalog:
-        return Catalog.open(self.project.catalog_location, self.project.warehouse, create=False)
+        return Catalog.open(self.project.catalog_location(), self.project.warehouse, create=False)
 
     def log(self) -> str:
         path = self.folder / "run.log"

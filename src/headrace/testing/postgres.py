@@ -120,6 +120,12 @@ class Postgres:
         return f"postgresql://postgres{secret}@127.0.0.1:{self.port}/postgres"
 
     @property
+    def version(self) -> str:
+        """As ``18.6``."""
+        with self.connect() as connection:
+            return f"{connection.info.server_version // 10000}.{connection.info.server_version % 10000}"
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid

@@ -58,7 +58,10 @@ class Customers:
                 [self._random.randint(1, 200), self._random.randint(0, 10**6)],
             )
         elif chance < 0.8:
-            connection.execute("UPDATE orders SET status = 'shipped' WHERE id = (SELECT max(id) - %s FROM orders)", [self._random.randint(0, 500)])
+            connection.execute(
+                "UPDATE orders SET status = 'shipped' WHERE id = (SELECT max(id) - %s FROM orders)",
+                [self._random.randint(0, 500)],
+            )
         elif chance < 0.9:
             connection.execute("DELETE FROM orders WHERE id = (SELECT max(id) - %s FROM orders)", [self._random.randint(0, 500)])
         elif chance < 0.97:

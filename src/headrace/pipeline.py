@@ -1,0 +1,165 @@
+"""Wiring: from a project to its source, catalog, lake and run. The only module, beside the commands, that chooses implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+import pyarrow as pa
+
+from headrace.catalog import Catalog
+from headrace.errors import AlreadyRunning, LakeUnavailable, ProjectError
+from headrace.events import Said, Watch
+from headrace.lake.engine import LAKE, open_engine
+from headrace.lake.fold import fold_sql
+from headrace.lake.layout import BRONZE
+from headrace.lake.progress import Progress, read_progress
+from headrace.lake.storage import Storage
+from headrace.lake.writer import LakeWriter
+from headrace.project import Project
+from headrace.run import Run, RunSettings
+from headrace.schema import TableId
+from headrace.source.postgres import slots
+from headrace.source.postgres.capture import CaptureSettings
+from headrace.source.postgres.connect import Connector
+from headrace.source.postgres.source import PostgresSettings, PostgresSource
+
+REBUILD_ROWS = 250_000
+"""Rows of a fold that are in memory at a time."""
+
+
+def connector_of(project: Project) -> Connector:
+    """Connections to the project's source. Raises ProjectError."""
+    password = project.source.password
+    return Connector(
+        project.source.url.reveal(),
+        password=password.reveal() if password is not None else None,
+        application=f"headrace/{project.pipeline}",
+    )
+
+
+@contextmanager
+def open_catalog(project: Project, *, create: bool = True) -> Iterator[Catalog]:
+    """The project's catalog. Raises LakeUnavailable, also when there is none and ``create`` is false."""
+    location = project.catalog_location()
+    if not create and not isinstance(location, str) and not location.exists():
+        raise LakeUnavailable(
+            f"there is no lake yet in {project.warehouse}",
+            remedy="`headrace run` makes it.",
+        )
+    with Catalog.open(location, project.warehouse, create=create) as catalog:
+        yield catalog
+
+
+@contextmanager
+def open_reader(project: Project, *, version: str = "latest") -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB with one version of the lake attached: ``latest``, a number, or a time. Raises LakeUnavailable."""
+    with open_catalog(project, create=False) as catalog, open_engine(catalog, f"{project.lake.name}@{version}") as engine:
+        yield engine
+
+
+@contextmanager
+def open_run(project: Project, watch: Watch) -> Iterator[Run]:
+    """A run of the project's pipeline, ready to begin. Raises ProjectError, LakeUnavailable."""
+    source = _source_of(project, watch)
+    with _open_writer(project) as lake:
+        yield Run(source=source, lake=lake, watch=watch, settings=RunSettings(commit_rows=project.lake.commit.rows))
+
+
+def progress_of(project: Project, catalog: Catalog) -> Progress | None:
+    """How far the pipeline has come, from the lake's latest version; None before its first commit."""
+    storage = Storage(project.warehouse)
+    try:
+        return read_progress(catalog, storage, project.pipeline)
+    finally:
+        storage.close()
+
+
+def mark_for_resync(project: Project, table: str) -> TableId:
+    """Have the next run copy the table again. Raises ProjectError, AlreadyRunning."""
+    with _alone(project), _open_writer(project) as lake:
+        name = _known_table(lake, table)
+        lake.copy_again([name])
+        _commit_where_it_stands(lake)
+        return name
+
+
+def rebuild_silver(project: Project, table: str) -> tuple[TableId, int, int]:
+    """Make a table's silver anew from bronze; returns the table, its rows and the version. Raises ProjectError, AlreadyRunning."""
+    with _alone(project), _open_writer(project) as lake, open_reader(project) as engine:
+        name = _known_table(lake, table)
+        bronze = f"{LAKE}.{BRONZE}.{_identifier(name.lake_name)}"
+        folded = engine.execute(fold_sql(bronze, lake.tables[name].schema)).to_arrow_reader(REBUILD_ROWS)
+        rows = lake.rebuild(name, (pa.Table.from_batches([batch]) for batch in folded))
+        return name, rows, _commit_where_it_stands(lake)
+
+
+@contextmanager
+def _open_writer(project: Project) -> Iterator[LakeWriter]:
+    with open_catalog(project) as catalog:
+        with LakeWriter.open(
+            catalog=catalog, warehouse=project.warehouse, state=project.make_state(), pipeline=project.pipeline
+        ) as lake:
+            yield lake
+
+
+def _source_of(project: Project, watch: Watch) -> PostgresSource:
+    settings = project.source
+    capture = settings.capture
+    memory = capture.decoding_memory
+    return PostgresSource(
+        connector=connector_of(project),
+        settings=PostgresSettings(
+            include=settings.tables,
+            exclude=settings.exclude,
+            slot=project.slot,
+            publication=project.publication,
+            appends_publication=project.appends_publication,
+            capture=CaptureSettings(
+                chunk_bytes=capture.chunk_bytes,
+                call_bytes=capture.call_bytes,
+                decoding_memory=f"{memory // 1024}kB" if memory is not None else None,
+                poll_min=capture.poll_min,
+                poll_max=capture.poll_max,
+                heartbeat=settings.heartbeat,
+            ),
+            copy_connections=settings.copying.connections,
+            copy_chunk_bytes=settings.copying.chunk_bytes,
+            copy_range_bytes=settings.copying.range_bytes,
+        ),
+        say=lambda text: watch(Said(text=text)),
+    )
+
+
+def _commit_where_it_stands(lake: LakeWriter) -> int:
+    """Make what is staged visible without moving on; returns the version."""
+    assert lake.position is not None, "a lake with tables has a position"
+    return lake.commit(lake.position).version
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@contextmanager
+def _alone(project: Project) -> Iterator[None]:
+    """Hold the pipeline's lock: no run goes on meanwhile. Raises AlreadyRunning."""
+    with connector_of(project).connect() as control:
+        try:
+            slots.lock_pipeline(control, project.slot)
+        except AlreadyRunning as error:
+            raise AlreadyRunning(
+                f"a run of pipeline {project.pipeline} is active, which alone may write the lake",
+                remedy="Stop it (Ctrl-C or SIGTERM), then say this again.",
+            ) from error
+        yield
+
+
+def _known_table(lake: LakeWriter, text: str) -> TableId:
+    schema, dot, name = text.rpartition(".")
+    table = TableId(schema if dot else "public", name)
+    if table not in lake.tables:
+        known = ", ".join(str(one) for one in sorted(lake.tables)) or "none yet"
+        raise ProjectError(f"the lake has no table {table}; it has {known}")
+    return table
