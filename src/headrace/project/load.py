@@ -60,6 +60,11 @@ class Project:
     def warehouse(self) -> Path:
         return self.folder / self.lake.warehouse
 
+    def catalog_location(self) -> Path | str:
+        """The SQLite file of the catalog, or its database's URL, which is secret. Raises ProjectError."""
+        store = self.lake.catalog.store
+        return self.warehouse / "catalog.db" if store is None else store.reveal()
+
     @property
     def slot(self) -> str:
         return self.source.slot or f"headrace_{self.pipeline}"

@@ -98,7 +98,7 @@ def commented_file(*, pipeline: str, url: str, password: str | None, tables: Seq
     }
     head = [
         "# A Headrace project. `headrace check` says whether the source is ready, `headrace run` copies it and follows it.",
-        "# Lines in comments are settings with their defaults: take away the # to change one. All: docs/reference/project-file.md.",
+        "# Lines in comments are settings with their defaults: take away the # to change one (docs/reference/project-file.md).",
         "",
     ]
     return "\n".join([*head, *_commented(ProjectFile, (), given)]) + "\n"

@@ -113,5 +113,6 @@ def preflight(
     return Report(findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])), failed=tuple(failed))
 
 
-def check_name(check: Check) -> str:
+def check_name(check: Callable[..., object]) -> str:
+    """As findings and the reference page call it."""
     return check.__name__.replace("_", "-")

@@ -77,7 +77,7 @@ def encoding(look: Examined) -> Iterator[Finding]:
 
 
 def free_slots(look: Examined) -> Iterator[Finding]:
-    """Replication slots are free: the durable one, one to read from, one for a copy's snapshot."""
+    """Three replication slots are free: the durable one, one to read from, one for a copy's snapshot."""
     if look.running:
         return
     row = look.row(
@@ -151,7 +151,7 @@ def free_connections(look: Examined) -> Iterator[Finding]:
 
 
 def kept_log(look: Examined) -> Iterator[Finding]:
-    """How much log the server keeps for a slot that is behind, and for how long."""
+    """The server keeps log for a slot that is behind: how much, for how long, and what that may cost."""
     row = look.row(
         "SELECT setting::bigint AS megabytes FROM pg_settings WHERE name = 'max_slot_wal_keep_size'",
     )

@@ -170,7 +170,7 @@ def row_level_security(look: Examined) -> Iterator[Finding]:
 
 
 def generated_columns(look: Examined) -> Iterator[Finding]:
-    """Which columns are generated: the source does not publish them."""
+    """No column is generated: the source does not publish those."""
     for relation in look.relations:
         generated = [column.name for column in relation.columns if column.generated]
         if generated:
@@ -184,7 +184,7 @@ def generated_columns(look: Examined) -> Iterator[Finding]:
 
 
 def types(look: Examined) -> Iterator[Finding]:
-    """Which columns become text because no lake type holds all their values exactly."""
+    """Every column has a lake type that holds all its values exactly; others become PostgreSQL's text."""
     for relation in look.relations:
         as_text = [f"{column.name} ({column.type.name})" for column in relation.published if _surprisingly_text(column.type)]
         if as_text:
@@ -209,7 +209,7 @@ def _surprisingly_text(facts: TypeFacts) -> bool:
 
 
 def inheritance(look: Examined) -> Iterator[Finding]:
-    """Which tables have others that inherit from them: those are tables of their own."""
+    """No table inherits from another of the project: to the lake those are tables of their own."""
     tables = {relation.oid: relation for relation in look.relations if not relation.partitioned}
     for row in look.rows(
         "SELECT inhparent::bigint AS oid,"
