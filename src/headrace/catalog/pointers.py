@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 
@@ -67,40 +67,49 @@ def pointers_of(session: Session, identifiers: Sequence[Identifier]) -> dict[Ide
     """What is at those names now."""
     if not identifiers:
         return {}
-    pairs: list[Any] = [part for identifier in identifiers for part in identifier]
-    marks = ", ".join(["(?, ?)"] * len(identifiers))
+    where, pairs = _among(identifiers)
     found = session.rows(
-        "select namespace, name, kind, metadata_location from pointers "
-        f"where to_version is null and (namespace, name) in (values {marks})",
-        pairs,
+        f"select namespace, name, kind, metadata_location from pointers where to_version is null and {where}", pairs
     )
     return {(namespace, name): Pointer(kind=kind, location=location) for namespace, name, kind, location in found}
 
 
-def current_location(session: Session, namespace: str, name: str, kind: Kind) -> str | None:
-    found = session.rows(
-        "select metadata_location from pointers where namespace = ? and name = ? and kind = ? and to_version is null",
-        (namespace, name, kind),
-    )
-    return str(found[0][0]) if found else None
+def pointer_at(session: Session, identifier: Identifier, version: int | None = None) -> Pointer | None:
+    """What was at that name at the version, or is now."""
+    columns = "select kind, metadata_location, to_version from pointers where namespace = ? and name = ?"
+    if version is None:
+        found = session.rows(f"{columns} and to_version is null", identifier)
+    else:  # only the last row that begins by then can hold at the version: a look-up, however long the history
+        found = session.rows(f"{columns} and from_version <= ? order by from_version desc limit 1", (*identifier, version))
+    for kind, location, end in found:
+        if end is None or (version is not None and end > version):
+            return Pointer(kind=kind, location=location)
+    return None
 
 
 def require_free(session: Session, namespace: str, name: str) -> None:
     if namespace_properties(session, namespace) is None:
         raise no_namespace(namespace)
-    taken = session.rows("select kind from pointers where namespace = ? and name = ? and to_version is null", (namespace, name))
-    if taken:
-        raise AlreadyExists(f"A {taken[0][0]} {shown(namespace)}.{name} exists already.")
+    taken = pointer_at(session, (namespace, name))
+    if taken is not None:
+        raise AlreadyExists(f"A {taken.kind} {shown(namespace)}.{name} exists already.")
 
 
-def begin_pointer(session: Session, identifier: Identifier, kind: Kind, location: str, version: int) -> None:
-    session.run(
-        "insert into pointers (namespace, name, kind, metadata_location, from_version) values (?, ?, ?, ?, ?)",
-        (*identifier, kind, location, version),
-    )
+def begin_pointers(session: Session, new: Sequence[tuple[Identifier, Pointer]], version: int) -> None:
+    """Point names, free as of ``version``, to metadata files from it on."""
+    if new:
+        rows = [part for identifier, pointer in new for part in (*identifier, pointer.kind, pointer.location, version)]
+        marks = ", ".join(["(?, ?, ?, ?, ?)"] * len(new))
+        session.run(f"insert into pointers (namespace, name, kind, metadata_location, from_version) values {marks}", rows)
 
 
-def end_pointer(session: Session, identifier: Identifier, version: int) -> None:
-    session.run(
-        "update pointers set to_version = ? where namespace = ? and name = ? and to_version is null", (version, *identifier)
-    )
+def end_pointers(session: Session, identifiers: Sequence[Identifier], version: int) -> None:
+    """Free the names from ``version`` on."""
+    if identifiers:
+        where, pairs = _among(identifiers)
+        session.run(f"update pointers set to_version = ? where to_version is null and {where}", (version, *pairs))
+
+
+def _among(identifiers: Sequence[Identifier]) -> tuple[str, list[str]]:
+    marks = ", ".join(["(?, ?)"] * len(identifiers))
+    return f"(namespace, name) in (values {marks})", [part for identifier in identifiers for part in identifier]

@@ -33,7 +33,8 @@ create table if not exists pointers (
     primary key (namespace, name, from_version)
 );
 create unique index if not exists pointers_now on pointers (namespace, name) where to_version is null;
-create index if not exists pointers_by_version on pointers (from_version);
+-- For the state at a recent version: what still holds, and the little that has ended since.
+create index if not exists pointers_ended on pointers (to_version);
 
 create table if not exists leases (
     id text primary key,

@@ -21,13 +21,13 @@ from headrace.catalog.pointers import (
     Kind,
     Pointer,
     begin_namespace,
-    begin_pointer,
-    current_location,
+    begin_pointers,
     end_namespace,
-    end_pointer,
+    end_pointers,
     missing,
     namespace_properties,
     no_namespace,
+    pointer_at,
     pointers_of,
     require_free,
     shown,
@@ -156,7 +156,7 @@ class Catalog(History):
         """Every namespace, nested ones included, in order."""
         where, parameters = state_at(version)
         with self._database.read() as session:
-            return [row[0] for row in session.rows(f"select name from namespaces where {where} order by name", parameters)]
+            return sorted(row[0] for row in session.rows(f"select name from namespaces where {where}", parameters))
 
     def namespace(self, namespace: str, version: int | None = None) -> dict[str, str]:
         """The namespace's properties. Raises NoSuchNamespace."""
@@ -205,30 +205,26 @@ class Catalog(History):
         """Names of the namespace's tables (or views), in order. Raises NoSuchNamespace."""
         where, parameters = state_at(version)
         with self._database.read() as session:
+            # The namespace hides from the planner, which would else read its whole history: the version is narrower.
             found = session.rows(
-                f"select name from pointers where namespace = ? and kind = ? and {where} order by name",
-                (namespace, kind, *parameters),
+                f"select name from pointers where namespace || '' = ? and kind = ? and {where}", (namespace, kind, *parameters)
             )
             if not found and namespace_properties(session, namespace, version) is None:
                 raise no_namespace(namespace)
-        return [row[0] for row in found]
+        return sorted(row[0] for row in found)
 
     def load(self, namespace: str, name: str, version: int | None = None, *, kind: Kind = "table") -> LoadedTable:
-        """The table (or view) as it was at ``version``, or as it is. Raises NoSuchTable (NoSuchView)."""
+        """The table (or view) as it was at ``version``, one that is kept, or as it is. Raises NoSuchTable (NoSuchView)."""
         location = self.metadata_location(namespace, name, version, kind=kind)
         return _loaded((namespace, name), self._files.read(location, kind=kind))
 
     def metadata_location(self, namespace: str, name: str, version: int | None = None, *, kind: Kind = "table") -> str:
         """Where its metadata file is, without reading it. Raises NoSuchTable (NoSuchView)."""
-        where, parameters = state_at(version)
         with self._database.read() as session:
-            found = session.rows(
-                f"select metadata_location from pointers where namespace = ? and name = ? and kind = ? and {where}",
-                (namespace, name, kind, *parameters),
-            )
-        if not found:
+            pointer = pointer_at(session, (namespace, name), version)
+        if pointer is None or pointer.kind != kind:
             raise missing(kind, namespace, name)
-        return str(found[0][0])
+        return pointer.location
 
     def state(self, version: int | None = None) -> dict[Identifier, str]:
         """Every table at that version, with the location of its metadata file. Raises NoSuchVersion for one that is not kept."""
@@ -279,7 +275,8 @@ class Catalog(History):
         file = self._files.read(metadata_location)
         with self._database.write() as session:
             require_free(session, namespace, name)
-            begin_pointer(session, (namespace, name), "table", file.location, self._next_version(session).number)
+            pointer = Pointer(kind="table", location=file.location)
+            begin_pointers(session, [((namespace, name), pointer)], self._next_version(session).number)
         return _loaded((namespace, name), file)
 
     def drop_table(self, namespace: str, name: str, *, kind: Kind = "table") -> int:
@@ -287,10 +284,11 @@ class Catalog(History):
         NoSuchTable (NoSuchView).
         """
         with self._database.write() as session:
-            if current_location(session, namespace, name, kind) is None:
+            pointer = pointer_at(session, (namespace, name))
+            if pointer is None or pointer.kind != kind:
                 raise missing(kind, namespace, name)
             version = self._next_version(session).number
-            end_pointer(session, (namespace, name), version)
+            end_pointers(session, [(namespace, name)], version)
         return version
 
     def rename(self, source: Identifier, target: Identifier, *, kind: Kind = "table") -> int:
@@ -299,13 +297,13 @@ class Catalog(History):
         """
         _check_name(target[1])
         with self._database.write() as session:
-            location = current_location(session, *source, kind)
-            if location is None:
+            pointer = pointer_at(session, source)
+            if pointer is None or pointer.kind != kind:
                 raise missing(kind, *source)
             require_free(session, *target)
             version = self._next_version(session).number
-            end_pointer(session, source, version)
-            begin_pointer(session, target, kind, location, version)
+            end_pointers(session, [source], version)
+            begin_pointers(session, [(target, pointer)], version)
         return version
 
     # How a commit is made
@@ -348,12 +346,11 @@ class Catalog(History):
                 elif found != attempt.bases:
                     raise _Overtaken
                 version = self._next_version(session).number
-                for change, file in zip(changes, attempt.files, strict=True):
-                    if change.identifier in found:
-                        end_pointer(session, change.identifier, version)
-                    elif namespace_properties(session, change.namespace) is None:
-                        raise no_namespace(change.namespace)
-                    begin_pointer(session, change.identifier, change.kind, file.location, version)
+                for namespace in {change.namespace for change in changes if change.identifier not in found}:
+                    if namespace_properties(session, namespace) is None:
+                        raise no_namespace(namespace)
+                end_pointers(session, list(found), version)
+                begin_pointers(session, attempt.pointers(changes), version)
                 failpoint.hit("before-catalog-commit")
                 committing = True
         except CommitOutcomeUnknown:
@@ -391,6 +388,12 @@ class _Attempt:
 
     def __init__(self, store: MetadataFiles, files: Sequence[MetadataFile], bases: Mapping[Identifier, Pointer]) -> None:
         self._store, self.files, self.bases = store, files, bases
+
+    def pointers(self, changes: Sequence[TableChange]) -> list[tuple[Identifier, Pointer]]:
+        return [
+            (change.identifier, Pointer(kind=change.kind, location=file.location))
+            for change, file in zip(changes, self.files, strict=True)
+        ]
 
     def write(self) -> None:
         self._store.write(self.files)
