@@ -81,11 +81,23 @@ def test_the_token_does_not_show_in_the_session(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize(
     ("warehouse", "reason"),
-    [("lake@99", "nearest that it has: 0"), ("lake@2001-01-01", "earliest is version 0"), ("pond", "no warehouse 'pond'")],
+    [
+        ("lake@99", "nearest that it has: 0"),
+        ("lake@2001-01-01", "earliest is version 0"),
+        ("pond", "no warehouse 'pond'; there are lake and lake@latest"),
+    ],
 )
 def test_a_version_that_is_not_there_is_explained(catalog: Catalog, warehouse: str, reason: str) -> None:
-    with pytest.raises(LakeUnavailable, match=reason), open_engine(catalog, warehouse):
+    with serve_in_thread(catalog) as endpoint, pytest.raises(LakeUnavailable, match=reason), open_engine(endpoint, warehouse):
         pass
+
+
+def test_a_warehouse_goes_by_its_own_name(catalog: Catalog) -> None:
+    catalog.create_namespace("silver")
+    with open_engine(catalog, "shop") as session:
+        session.execute("create table silver.orders (id bigint)")
+    with open_engine(catalog, "shop@2") as session:
+        assert session.execute("select count(*) from lake.silver.orders").fetchone() == (0,)
 
 
 def test_a_catalog_that_does_not_answer_is_named(catalog: Catalog) -> None:

@@ -15,6 +15,7 @@ import uvicorn
 
 from headrace.catalog.server import CatalogApp
 from headrace.catalog.store import Catalog
+from headrace.catalog.warehouses import DEFAULT_NAME
 from headrace.errors import LakeUnavailable
 
 LOOPBACK = "127.0.0.1"
@@ -37,14 +38,21 @@ def new_token() -> str:
 
 @contextmanager
 def serve_in_thread(
-    catalog: Catalog, *, host: str = LOOPBACK, port: int = 0, token: str | None = None, wrap: Wrapper | None = None
+    catalog: Catalog,
+    *,
+    name: str = DEFAULT_NAME,
+    host: str = LOOPBACK,
+    port: int = 0,
+    token: str | None = None,
+    wrap: Wrapper | None = None,
 ) -> Iterator[Endpoint]:
-    """Serve the catalog from a thread of this process until the block ends, on a free port unless one is named.
+    """Serve the catalog, as the warehouse of that name, from a thread of this process until the block ends, on a free port
+    unless one is given.
 
     ``wrap`` may put another ASGI application around ours, as tests do. Raises LakeUnavailable when the port cannot be had.
     """
     token = token or new_token()
-    app = CatalogApp(catalog, token=token)
+    app = CatalogApp(catalog, token=token, name=name)
     listener = _listen(host, port)
     server = _Server(uvicorn.Config(wrap(app) if wrap else app, **_SETTINGS))
     thread = threading.Thread(target=server.run, args=([listener],), name="headrace-catalog", daemon=True)
@@ -61,12 +69,18 @@ def serve_in_thread(
 
 
 def serve_here(
-    catalog: Catalog, *, host: str = LOOPBACK, port: int, token: str, ready: Callable[[Endpoint], None] | None = None
+    catalog: Catalog,
+    *,
+    name: str = DEFAULT_NAME,
+    host: str = LOOPBACK,
+    port: int,
+    token: str,
+    ready: Callable[[Endpoint], None] | None = None,
 ) -> None:
     """Serve the catalog in the foreground until SIGINT or SIGTERM; ``ready`` is called once it listens. Raises
     LakeUnavailable.
     """
-    app = CatalogApp(catalog, token=token)
+    app = CatalogApp(catalog, token=token, name=name)
     listener = _listen(host, port)
     url = _url(host, listener.getsockname()[1])
     server = _Server(

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from headrace.catalog.endpoints import OPERATIONS, Operation
 from headrace.catalog.store import Catalog
-from headrace.catalog.warehouses import LEASE_SECONDS, LIVE, Warehouses
+from headrace.catalog.warehouses import DEFAULT_NAME, LEASE_SECONDS, Warehouses
 from headrace.catalog.wire import Call, Refused, answer, error_answer, refusal
 from headrace.errors import HeadraceError
 
@@ -39,9 +39,9 @@ class CatalogApp:
     client-credentials exchange, whatever the client id, for clients that only know that way.
     """
 
-    def __init__(self, catalog: Catalog, *, token: str, lease_seconds: float = LEASE_SECONDS) -> None:
+    def __init__(self, catalog: Catalog, *, token: str, name: str = DEFAULT_NAME, lease_seconds: float = LEASE_SECONDS) -> None:
         self._catalog, self._token = catalog, token
-        self._warehouses = Warehouses(catalog, lease_seconds=lease_seconds)
+        self._warehouses = Warehouses(catalog, name=name, lease_seconds=lease_seconds)
         routes = [
             Route("/v1/config", self._config, methods=["GET"]),
             Route("/v1/oauth/tokens", self._tokens, methods=["POST"]),
@@ -79,9 +79,13 @@ class CatalogApp:
 
     def _answer(self, endpoint: Operation, path: dict[str, str], request: Request, body: bytes) -> Response:
         try:
-            version = self._warehouses.version(path.pop("prefix", LIVE))
+            version = self._warehouses.version(path.pop("prefix", self._warehouses.name))
             if version is not None and endpoint.changes:
-                raise Refused(403, "ForbiddenException", f"Version {version} of the lake is past: attach to lake to write.")
+                raise Refused(
+                    403,
+                    "ForbiddenException",
+                    f"Version {version} of the lake is past: attach to {self._warehouses.name} to write.",
+                )
             call = Call(
                 catalog=self._catalog, version=version, path=path, query=request.query_params, headers=request.headers, body=body
             )

@@ -7,7 +7,8 @@
 ``lake@<time>``     the last version committed at or before that time (ISO 8601; UTC unless it says otherwise)
 =================== ========================================================================
 
-Attaching to any but the first takes a lease on the version; using it renews the lease.
+``lake`` stands for the warehouse's own name. Attaching to any but the first takes a lease on the version; using it renews the
+lease.
 """
 
 from __future__ import annotations
@@ -23,10 +24,9 @@ from headrace.catalog.store import Catalog
 from headrace.catalog.wire import Refused
 from headrace.errors import LakeUnavailable
 
-LIVE = "lake"
+DEFAULT_NAME = "lake"
 LEASE_SECONDS = 15 * 60.0
 
-_PINNED_PREFIX = re.compile(r"lake-v(\d{1,18})-([0-9a-f]{32})")
 # In a query an unescaped "+" means a space.
 _SPACE_FOR_PLUS = re.compile(r" (?=\d\d:?\d\d$)")
 
@@ -34,8 +34,9 @@ _SPACE_FOR_PLUS = re.compile(r" (?=\d\d:?\d\d$)")
 class Warehouses:
     """The warehouse names of one catalog, and the leases that were taken through them."""
 
-    def __init__(self, catalog: Catalog, *, lease_seconds: float = LEASE_SECONDS) -> None:
-        self._catalog, self._seconds = catalog, lease_seconds
+    def __init__(self, catalog: Catalog, *, name: str = DEFAULT_NAME, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._catalog, self.name, self._seconds = catalog, name, lease_seconds
+        self._pinned = re.compile(rf"{re.escape(name)}-v(\d{{1,18}})-([0-9a-f]{{32}})")
         self._lock = threading.Lock()
         self._renewed: dict[str, float] = {}
         """Lease → when this process last renewed it (monotonic seconds)."""
@@ -44,28 +45,28 @@ class Warehouses:
         """The prefix for a warehouse name; takes a lease unless that is live. Raises NoSuchVersion, BadUpdate, Refused
         for another name.
         """
-        if name in ("", LIVE):
-            return LIVE
+        if name in ("", self.name):
+            return self.name
         lake, _, asked = name.partition("@")
-        if lake != LIVE or not asked:
+        if lake != self.name or not asked:
             raise Refused(
                 404,
                 "NoSuchWarehouseException",
-                f"There is no warehouse {name!r}; there are lake, lake@latest, lake@NUMBER, lake@TIME.",
+                f"There is no warehouse {name!r}; there are {self.name} and {self.name}@latest, @NUMBER, @TIME.",
             )
         version = self._version(asked)
         lease = self._catalog.lease(version, self._seconds)
         with self._lock:
             self._renewed[lease] = time.monotonic()
-        return f"{LIVE}-v{version}-{lease}"
+        return f"{self.name}-v{version}-{lease}"
 
     def version(self, prefix: str) -> int | None:
         """The version that a prefix is pinned to (None: live), whose lease is renewed. Raises NoSuchVersion when it is
         not kept any more.
         """
-        if prefix == LIVE:
+        if prefix == self.name:
             return None
-        found = _PINNED_PREFIX.fullmatch(prefix)
+        found = self._pinned.fullmatch(prefix)
         if found is None:
             raise Refused(404, "NoSuchWarehouseException", f"The prefix {prefix!r} is none that this catalog gave out.")
         version, lease = int(found[1]), found[2]
@@ -95,6 +96,6 @@ class Warehouses:
             moment = datetime.fromisoformat(_SPACE_FOR_PLUS.sub("+", asked))
         except ValueError:
             raise BadUpdate(
-                f"lake@{asked} names no version: it takes latest, a number, or a time as in 2026-01-31T12:00:00Z."
+                f"{self.name}@{asked} names no version: it takes latest, a number, or a time as in 2026-01-31T12:00:00Z."
             ) from None
         return self._catalog.version_at(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

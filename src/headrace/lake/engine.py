@@ -100,7 +100,10 @@ def open_engine(
     is open).
     A catalog given as an object is served on loopback while the engine is open. Raises LakeUnavailable.
     """
-    with serve_in_thread(catalog) if isinstance(catalog, Catalog) else nullcontext(catalog) as endpoint:
+    serving = (
+        serve_in_thread(catalog, name=warehouse_name.partition("@")[0]) if isinstance(catalog, Catalog) else nullcontext(catalog)
+    )
+    with serving as endpoint:
         connection = connect(memory_limit=memory_limit, threads=threads)
         try:
             attach(connection, endpoint, warehouse_name)
