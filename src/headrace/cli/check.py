@@ -41,6 +41,7 @@ def check(
 def examine(project: Project, connector: Connector | None = None) -> Report:
     """Every check of the project's source and lake. Raises SourceUnreachable, SourceNotReady, ProjectError."""
     from headrace.cli.lake_checks import lake_findings
+    from headrace.pipeline import connector_of
     from headrace.source.postgres.checks import Names, preflight
 
     return preflight(
@@ -50,18 +51,6 @@ def examine(project: Project, connector: Connector | None = None) -> Report:
         names=Names(slot=project.slot, publication=project.publication, appends_publication=project.appends_publication),
         copy_connections=project.source.copying.connections,
         elsewhere=[lambda: lake_findings(project)],
-    )
-
-
-def connector_of(project: Project) -> Connector:
-    """Connections to the project's source. Raises ProjectError."""
-    from headrace.source.postgres.connect import Connector
-
-    password = project.source.password
-    return Connector(
-        project.source.url.reveal(),
-        password=password.reveal() if password is not None else None,
-        application=f"headrace/{project.pipeline}",
     )
 
 
