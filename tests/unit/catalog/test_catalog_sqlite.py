@@ -110,8 +110,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anything")
 def test_an_unwritable_catalog_is_named(catalog: Catalog, path: Path, tmp_path: Path) -> None:
     path.chmod(0o400)
-    with pytest.raises(LakeUnavailable, match="cannot be written"):
-        Catalog.open(path, tmp_path / "lake")
+    with Catalog.open(path, tmp_path / "lake") as reading, pytest.raises(LakeUnavailable, match="cannot be written"):
+        assert reading.namespaces() == ["silver"]
+        reading.create_namespace("gold")
 
 
 def test_a_catalog_that_may_not_be_made_must_be_there(path: Path, tmp_path: Path) -> None:
