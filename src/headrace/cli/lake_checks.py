@@ -86,7 +86,9 @@ CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (warehouse_writable
 def _database(url: str) -> Iterator[Finding]:
     from headrace.source.postgres.connect import Connector
 
-    with Connector(url, application="headrace catalog").connect() as session:
+    with Connector(
+        url, application="headrace/catalog", setting="lake.catalog.store", called="the catalog's database"
+    ).connect() as session:
         row = session.execute(
             "SELECT current_user, current_database(), has_database_privilege(current_database(), 'CREATE'), pg_is_in_recovery()"
         ).fetchone()

@@ -18,7 +18,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from headrace.errors import ProjectError
 from headrace.project import secrets
-from headrace.project.model import Lake, ProjectFile, Section, Source, Surroundings, Unresolved
+from headrace.project.model import EXPECTED, Lake, ProjectFile, Section, Source, Surroundings, Unresolved
 from headrace.project.secrets import Secret
 from headrace.project.settings import all_settings, expectation, keys_of, section_of
 
@@ -99,6 +99,7 @@ class _Reading:
     def __init__(self, *, path: Path, environ: Mapping[str, str]) -> None:
         self._path = path
         self._environ = environ
+        self._values: dict[str, Any] = {}
         self._lines: dict[Place, int] = {}
         self._variables: dict[Place, str] = {}
         """Values that an environment variable overrides, and its name."""
@@ -116,6 +117,7 @@ class _Reading:
         for name in sorted(self._environ):
             if name.startswith(OVERRIDE):
                 self._override(values, name)
+        self._values = values
         return values
 
     def _parse(self) -> Any:
@@ -212,6 +214,16 @@ class _Reading:
             place = place[:-1]
         return self._lines.get(place, 1)
 
+    def _given(self, place: Place, otherwise: Any) -> Any:
+        """The value as the file has it, not as validation had turned it when it failed."""
+        value: Any = self._values
+        for part in place:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return otherwise
+        return value
+
     def _variable(self, place: Place) -> str | None:
         """The environment variable that gave this value, or an override in it that the file has nothing of."""
         for overridden, name in self._variables.items():
@@ -233,10 +245,10 @@ class _Reading:
                 f"{where}: {name} is not a setting{hint}",
                 f"Known here: {', '.join(known)}. docs/reference/project-file.md has them all.",
             )
-        expected = expectation(field) if field is not None else "a section"
+        expected = error["msg"] if error["type"] == EXPECTED else expectation(field) if field is not None else "a section"
         if error["type"] == "missing":
             return f"{where}: {name} is missing; expected {expected}", ""
-        value = error["input"]
+        value = self._given(place, error["input"])
         if isinstance(value, Unresolved):
             missing = secrets.missing_variable(value.variable, where=f"{where}: {name}")
             return missing.message, missing.remedy

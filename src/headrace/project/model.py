@@ -20,8 +20,10 @@ from pydantic import (
     PlainValidator,
     StringConstraints,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from headrace.project import secrets
 from headrace.project.secrets import Secret
@@ -42,6 +44,10 @@ class Unresolved:
 
     text: str
     variable: str
+
+
+EXPECTED = "expected"
+"""Type of an error whose message says what was expected, where the field alone does not."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,13 @@ class Capture(Section):
     )
     poll_max: Duration = Field(default=parse_duration("500ms"), gt=0, description="Longest pause between two questions.")
 
+    @field_validator("poll_max")
+    @classmethod
+    def _not_below_poll_min(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("poll_min", value):
+            raise PydanticCustomError(EXPECTED, "a duration not below poll_min")
+        return value
+
 
 class Copy(Section):
     """How tables are read whole, at the beginning or when they have to be read again."""
@@ -195,6 +208,7 @@ class Source(Section):
     )
     heartbeat: Duration = Field(
         default=parse_duration("10s"),
+        gt=0,
         description="How often an idle database gets a message in its log, so that the slot does not hold back old log.",
     )
     capture: Capture = Field(default_factory=Capture)

@@ -249,7 +249,10 @@ def test_a_catalogs_database_that_is_not_there_blocks_without_its_secret(headrac
     store = f"postgresql://u:{PASSWORD}@127.0.0.1:{free_port()}/catalog"
     code, document = document_of(headrace, project, HEADRACE__LAKE__CATALOG__STORE=store)
     assert code == 4
+    assert "the catalog's database (catalog at 127.0.0.1:" in found(document, "catalog-writable")[0]
     assert "nothing listens there" in found(document, "catalog-writable")[0]
+    assert "lake.catalog.store" in json.dumps(document)
+    assert "source.url" not in json.dumps(document)
     assert PASSWORD not in json.dumps(document)
 
 

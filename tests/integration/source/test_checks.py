@@ -9,9 +9,9 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from headrace.errors import SourceUnreachable
+from headrace.errors import SourceNotReady, SourceUnreachable
 from headrace.source.postgres import slots
-from headrace.source.postgres.checks import Examined, Finding, Names, Report, preflight
+from headrace.source.postgres.checks import BEFORE_A_RUN, Examined, Finding, Names, Report, preflight, require_ready
 from headrace.source.postgres.checks.finding import Severity
 from headrace.source.postgres.connect import Connector
 from headrace.testing.postgres import Postgres, free_port
@@ -76,6 +76,34 @@ def test_blockers_come_first_and_every_finding_says_what_follows(database: Datab
         assert finding.found
         assert finding.consequence
         assert finding.cure or finding.severity == "note"
+
+
+def test_following_the_cures_makes_a_role_without_privileges_ready(database: Database, app: str) -> None:
+    database.execute(
+        "CREATE TABLE users (id int PRIMARY KEY)",
+        "CREATE TABLE events (at timestamptz)",
+        "CREATE TABLE m (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE SCHEMA sales",
+        "CREATE TABLE sales.orders (id int PRIMARY KEY)",
+        "ALTER TABLE sales.orders ENABLE ROW LEVEL SECURITY",
+    )
+    names = names_for(database)
+    blockers = look(app, include=["*.*"], names=names).blockers
+    assert len(blockers) >= 6
+    for finding in blockers:
+        statement = finding.cure.partition("superuser: ")[2] or finding.cure.partition(";")[0]
+        database.execute(statement)
+    report = look(app, include=["*.*"], names=names)
+    assert report.blockers == []
+    require_ready(report)
+
+
+def test_a_run_is_refused_with_every_blocker_and_the_first_cure(database: Database) -> None:
+    names = names_for(database)
+    report = preflight(Connector(database.url), include=["nix"], exclude=[], names=names, checks=BEFORE_A_RUN)
+    with pytest.raises(SourceNotReady, match=r"source\.tables: nix: no such table, so a run refuses to begin") as raised:
+        require_ready(report)
+    assert raised.value.remedy.startswith("Correct source.tables in headrace.yaml.")
 
 
 def test_nothing_is_changed_at_the_source(database: Database) -> None:

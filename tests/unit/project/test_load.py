@@ -188,6 +188,8 @@ def test_a_token_of_the_project_is_used_as_it_is(tmp_path: Path) -> None:
             "  capture:\n    call_bytes: 0\n",
             "6: source.capture.call_bytes is 0; expected a size such as 256MB or 1GB, more than 0B",
         ),
+        ("  capture: {poll_max: 10ms}\n", "5: source.capture.poll_max is '10ms'; expected a duration not below poll_min"),
+        ("  heartbeat: 0\n", "5: source.heartbeat is 0; expected a duration such as 10s, 500ms or 1h30m, more than 0"),
         ("  copy: {connections: 0}\n", "5: source.copy.connections is 0; expected a whole number, at least 1, at most 32"),
         ("  copy: {connections: true}\n", "5: source.copy.connections is true; expected a whole number"),
         ("  copy: {connections: 2.5}\n", "5: source.copy.connections is 2.5; expected a whole number"),

@@ -31,6 +31,7 @@ SESSION = {
     "search_path": "",
 }
 """Settings that every session has."""
+SOURCE_URL = "source.url"
 NETWORK = {
     "client_encoding": "UTF8",
     "connect_timeout": "10",
@@ -46,11 +47,21 @@ NETWORK = {
 class Connector:
     """Opens sessions at one database. ``url`` may hold the password, or ``password`` beside it; neither is ever shown.
 
-    Raises ProjectError when the URL cannot be understood.
+    ``setting`` is the key of the project file that has the URL, and ``called`` what messages call the database. Raises
+    ProjectError when the URL cannot be understood.
     """
 
-    def __init__(self, url: str, *, password: str | None = None, application: str = "headrace") -> None:
-        parameters = _parameters(url)
+    def __init__(
+        self,
+        url: str,
+        *,
+        password: str | None = None,
+        application: str = "headrace",
+        setting: str = SOURCE_URL,
+        called: str = "the source",
+    ) -> None:
+        self._setting, self._called = setting, called
+        parameters = _parameters(url, setting)
         if password is not None:
             parameters["password"] = password
         self._secret = parameters.get("password")
@@ -95,7 +106,9 @@ class Connector:
         if state is None and isinstance(error, psycopg.Error):
             state = error.diag.sqlstate
         text = self._without_secret(_first_lines(str(error)))
-        return _explain(text, state, self.target)
+        failure = _explain(text, state, f"{self._called} ({self.target})")
+        failure.remedy = failure.remedy.replace(SOURCE_URL, self._setting)
+        return failure
 
     def _without_secret(self, text: str) -> str:
         if self._secret:
@@ -103,21 +116,22 @@ class Connector:
         return text
 
 
-def _parameters(url: str) -> dict[str, Any]:
+def _parameters(url: str, setting: str = SOURCE_URL) -> dict[str, Any]:
     """libpq's parameters of a URL, or of a ``key=value`` text. Raises ProjectError, which quotes nothing of it."""
     text = url.strip()
     scheme = re.match(r"[a-z0-9+.-]*(?=://)", text, re.IGNORECASE)
     remedy = (
         "Write postgresql://user@host:port/database, with special characters in a name or password percent-encoded"
-        " (@ is %40, / is %2F), or give the password apart: source.password: {env: VARIABLE} or {file: PATH}."
+        " (@ is %40, / is %2F)"
+        + (", or give the password apart: source.password: {env: VARIABLE} or {file: PATH}." if setting == SOURCE_URL else ".")
     )
     if scheme and scheme[0] not in ("postgresql", "postgres"):
-        raise ProjectError(f"source.url is a {scheme[0]}:// URL, not a PostgreSQL one", remedy=remedy)
+        raise ProjectError(f"{setting} is a {scheme[0]}:// URL, not a PostgreSQL one", remedy=remedy)
     if scheme:
         credentials, at, rest = text.partition("://")[2].partition("@")
         if "@" in rest or (at and "/" in credentials):
-            raise ProjectError("source.url has an @ or / in its user name or password that is not percent-encoded", remedy=remedy)
-    unclear = ProjectError("source.url is not a PostgreSQL connection URL that libpq understands", remedy=remedy)
+            raise ProjectError(f"{setting} has an @ or / in its user name or password that is not percent-encoded", remedy=remedy)
+    unclear = ProjectError(f"{setting} is not a PostgreSQL connection URL that libpq understands", remedy=remedy)
     try:
         parameters = {key: value for key, value in conninfo_to_dict(text).items() if value is not None}
     except psycopg.ProgrammingError:
@@ -285,21 +299,17 @@ _MEANINGS: tuple[tuple[str, tuple[str, ...], type[HeadraceError], str, str], ...
 )
 
 
-def _explain(text: str, state: str | None, target: str) -> HeadraceError:
+def _explain(text: str, state: str | None, who: str) -> HeadraceError:
     for pattern, states, kind, meaning, remedy in _MEANINGS:
         if state in states or re.search(pattern, text, re.IGNORECASE):
-            return kind(f"the source ({target}) cannot be used: {meaning} ({text})", remedy=remedy)
+            return kind(f"{who} cannot be used: {meaning} ({text})", remedy=remedy)
     if state is None or state[:2] in _PASSING:
-        return SourceUnreachable(f"the source ({target}) cannot be used: {text}", remedy="See the server's log.")
+        return SourceUnreachable(f"{who} cannot be used: {text}", remedy="See the server's log.")
     if state == "42501":
-        return SourceNotReady(
-            f"the source ({target}) refuses what capture needs: {text}", remedy="`headrace check` lists missing privileges."
-        )
+        return SourceNotReady(f"{who} refuses what capture needs: {text}", remedy="`headrace check` lists missing privileges.")
     if state.startswith("22"):
         text = f"a value could not be read, SQLSTATE {state}"  # PostgreSQL's message quotes the value
-    return SourceNotReady(
-        f"the source ({target}) could not do what was asked: {text}", remedy="`headrace check` says what it lacks."
-    )
+    return SourceNotReady(f"{who} could not do what was asked: {text}", remedy="`headrace check` says what it lacks.")
 
 
 _PASSING = ("08", "28", "40", "53", "57", "58", "XX")

@@ -11,13 +11,27 @@ from dataclasses import dataclass
 
 import psycopg
 
+from headrace.errors import SourceNotReady
 from headrace.source.postgres import slots
 from headrace.source.postgres.checks import publications, server, tables
 from headrace.source.postgres.checks.finding import Examined, Finding, Names, Severity
 from headrace.source.postgres.connect import Connector
 from headrace.source.postgres.relations import read_publications, survey
 
-__all__ = ["CHECKS", "Check", "Examined", "Failed", "Finding", "Names", "Report", "Severity", "check_name", "preflight"]
+__all__ = [
+    "BEFORE_A_RUN",
+    "CHECKS",
+    "Check",
+    "Examined",
+    "Failed",
+    "Finding",
+    "Names",
+    "Report",
+    "Severity",
+    "check_name",
+    "preflight",
+    "require_ready",
+]
 
 Check = Callable[[Examined], Iterator[Finding]]
 
@@ -44,6 +58,20 @@ CHECKS: tuple[Check, ...] = (
     publications.publication_contents,
     publications.slot_state,
 )
+
+BEFORE_A_RUN: tuple[Check, ...] = (
+    server.server_version,
+    server.primary,
+    server.wal_level,
+    server.pooler,
+    tables.tables_found,
+    tables.table_privileges,
+    tables.replica_identity,
+    tables.row_level_security,
+    publications.publication_privileges,
+    publications.publication_contents,
+)
+"""What a run has to look at itself, since it would not notice, or only when half done. It takes some 20 ms."""
 
 _ORDER: dict[Severity, int] = {"blocker": 0, "warning": 1, "note": 2}
 
@@ -111,6 +139,16 @@ def preflight(
     for look in elsewhere:
         findings += look()
     return Report(findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])), failed=tuple(failed))
+
+
+def require_ready(report: Report) -> None:
+    """Raises SourceNotReady when there is a blocker, with all of them and the first one's cure."""
+    if report.blockers:
+        first = report.blockers[0]
+        raise SourceNotReady(
+            "; ".join(f"{finding.object}: {finding.found}, so {finding.consequence}" for finding in report.blockers),
+            remedy=f"{first.cure} (`headrace check` has all findings with their cures.)",
+        )
 
 
 def check_name(check: Callable[..., object]) -> str:
