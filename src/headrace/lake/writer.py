@@ -1,0 +1,464 @@
+"""The lake's writer: takes change batches in order and makes them visible by one atomic commit over all tables.
+
+The order that keeps the promises is in `LakeWriter.commit`: files are written and durable, then each index notes the snapshot to
+come, then one catalog commit changes bronze, silver and progress together. Whatever happens before leaves only files that nothing
+names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from headrace import failpoint
+from headrace.catalog import CommitOutcomeUnknown, Committed, LoadedTable, TableChange
+from headrace.change import ChangeBatch, TableFault
+from headrace.errors import CommitConflict, HeadraceError, LakeUnavailable, ProjectError
+from headrace.lake.bronze import AppendedTable
+from headrace.lake.copies import FinishedCopy, TableCopy, finished_copies, forget_copy, remove_copy, remove_unfinished
+from headrace.lake.followed import FollowedTable, LakeCatalog, Shop, as_quarantined
+from headrace.lake.fresh import fresh_snapshot_id
+from headrace.lake.layout import BRONZE, HEADRACE, QUARANTINE_COLUMNS, SILVER, Refused, fixed
+from headrace.lake.levels import MergeLimits
+from headrace.lake.port import Receipt, StagedCopy, TableState
+from headrace.lake.progress import NAME as PROGRESS
+from headrace.lake.progress import Progress, ProgressTable, TableProgress
+from headrace.lake.silver import SilverTable
+from headrace.lake.storage import Storage
+from headrace.lake.table import LakeTable
+from headrace.position import Position
+from headrace.schema import TableId, TableSchema
+
+QUARANTINE = "quarantine"
+KEPT_SNAPSHOTS = 20
+SHARED_TRIES = 5
+FIRST_EPOCH = 1
+
+LakeTableOwner = AppendedTable | SilverTable | ProgressTable
+
+
+class LakeWriter:
+    """One pipeline's view of its lake (see `headrace.lake.port.Lake`). One writer thread; `copy` may be used by several."""
+
+    def __init__(
+        self, *, catalog: LakeCatalog, warehouse: Path, state: Path, pipeline: str, limits: MergeLimits, kept_snapshots: int
+    ) -> None:
+        self.pipeline = pipeline
+        self._catalog = catalog
+        self._storage = Storage(warehouse)
+        self._state = state
+        self._copies = state / "copies"
+        self._shop = Shop(catalog, self._storage, state, limits)
+        self._kept_snapshots = kept_snapshots
+        self._running_copies: set[str] = set()
+        self._load()
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        catalog: LakeCatalog,
+        warehouse: Path,
+        state: Path,
+        pipeline: str,
+        limits: MergeLimits | None = None,
+        kept_snapshots: int = KEPT_SNAPSHOTS,
+    ) -> LakeWriter:
+        """``state`` is a folder on this machine for key indexes and staged copies; losing it loses nothing of the lake.
+
+        ``kept_snapshots``: how many snapshots a table's metadata lists. Raises LakeUnavailable.
+        """
+        present = set(catalog.namespaces())
+        for namespace in (BRONZE, SILVER, HEADRACE):
+            if namespace not in present:
+                catalog.create_namespace(namespace, exist_ok=True)
+        return cls(
+            catalog=catalog,
+            warehouse=warehouse,
+            state=state,
+            pipeline=pipeline,
+            limits=limits or MergeLimits(),
+            kept_snapshots=kept_snapshots,
+        )
+
+    def close(self) -> None:
+        """Forget what is staged and let go of files and threads."""
+        self._storage.forget()
+        for table in self._tables.values():
+            table.close()
+        self._storage.close()
+
+    def __enter__(self) -> LakeWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _load(self) -> None:
+        """Everything as the catalog has it; nothing is staged."""
+        loaded = self._shop.find(HEADRACE, PROGRESS)
+        progress = None
+        if loaded is None:
+            self._progress = ProgressTable.create(self._storage, self.pipeline, self._shop.limits)
+        else:
+            self._progress = ProgressTable(LakeTable.load(self._storage, loaded, self._shop.limits), self.pipeline)
+            progress = self._progress.read()
+        tables = progress.tables.values() if progress else ()
+        self._tables = {table.schema.table: FollowedTable(self._shop, table) for table in tables}
+        self._position = progress.position if progress else None
+        self._commit_time = progress.commit_time if progress else None
+        self._idle = idle_position(self._catalog, self.pipeline)
+        self._quarantine: AppendedTable | None = None
+        self._staged_commit_time: datetime | None = None
+        self._dirty = False
+
+    # --- what the lake has ----------------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> Position | None:
+        """Up to where the lake has the source's changes; None before the first commit."""
+        known = [one for one in (self._position, self._idle) if one is not None]
+        return max(known) if known else None
+
+    @property
+    def tables(self) -> Mapping[TableId, TableState]:
+        """Every table of the pipeline, as the next commit leaves it."""
+        return {name: table.state for name, table in self._tables.items()}
+
+    @property
+    def progress(self) -> Progress:
+        """The pipeline's progress, as the next commit leaves it."""
+        tables = {name: table.progress for name, table in self._tables.items()}
+        return Progress(pipeline=self.pipeline, position=self.position, commit_time=self._commit_time, tables=tables)
+
+    @property
+    def staged(self) -> bool:
+        """True if a commit would change a table."""
+        return self._dirty
+
+    @property
+    def _epoch(self) -> int:
+        return self._position.epoch if self._position is not None else FIRST_EPOCH
+
+    # --- staging --------------------------------------------------------------------------------------------------------------
+
+    def stage(self, batch: ChangeBatch) -> None:
+        """Write the batch's files. Evolves a table whose schema in the batch is newer; parks the tables in ``batch.faults``.
+
+        Nothing becomes visible. May be called many times before one commit: memory is bounded by the batch. Raises
+        LakeUnavailable.
+        """
+        epoch = batch.end.epoch if batch.end is not None else self._epoch
+        with self._storing():
+            for name, changes in batch.tables.items():
+                if changes.num_rows:
+                    self._stage(self._tables[name], changes, batch.schemas[name], epoch)
+            for name, fault in batch.faults.items():
+                if name in self._tables:
+                    self._tables[name].park(fault)
+                    self._dirty = True
+            for name, rows in batch.quarantined.items():
+                if rows.num_rows:
+                    known = batch.faults.get(name) or (self._tables[name].progress.fault if name in self._tables else None)
+                    self._keep_aside(name, rows, epoch, known.reason if known else "")
+        if batch.commit_time is not None:
+            self._staged_commit_time = batch.commit_time
+
+    def _stage(self, table: FollowedTable, changes: pa.Table, schema: TableSchema, epoch: int) -> None:
+        self._dirty = True
+        try:
+            table.stage(changes, schema, epoch)
+        except Refused as refused:
+            fault = TableFault(
+                reason=str(refused),
+                remedy=f"Copy {table.id} again: headrace run --copy-again {table.id}",
+                lsn=int(changes.column("commit_lsn")[0].as_py()),
+            )
+            table.park(fault)
+            self._keep_aside(table.id, as_quarantined(changes), epoch, fault.reason)
+
+    def _keep_aside(self, name: TableId, rows: pa.Table, epoch: int, reason: str) -> None:
+        """Stage rows for the quarantine."""
+        count = rows.num_rows
+        for column, value in (("table_schema", name.schema), ("table_name", name.name), ("reason", reason)):
+            rows = rows.append_column(column, pa.repeat(pa.scalar(value), count))
+        rows = rows.append_column("epoch", pa.repeat(pa.scalar(epoch, pa.int32()), count))
+        if self._quarantine is None:
+            loaded = self._shop.find(HEADRACE, QUARANTINE)
+            if loaded is None:
+                layout = fixed(QUARANTINE_COLUMNS)
+                self._quarantine = AppendedTable.create(self._storage, HEADRACE, QUARANTINE, layout, self._shop.limits)
+            else:
+                self._quarantine = AppendedTable.load(self._storage, loaded, self._shop.limits)
+        self._quarantine.append(rows)
+        self._dirty = True
+
+    def park(self, name: TableId, fault: TableFault) -> None:
+        """Park a table with the next commit."""
+        self._tables[name].park(fault)
+        self._dirty = True
+
+    def copy_again(self, names: Iterable[TableId]) -> None:
+        """With the next commit these tables wait for a new copy; until it is published silver stays as it is."""
+        for name in names:
+            table = self._tables[name]
+            table.progress = replace(table.progress, state="copying", fault=None, since=datetime.now(UTC))
+            self._dirty = True
+
+    def rebuild(self, name: TableId, chunks: Iterable[pa.Table]) -> int:
+        """Stage the replacement of all rows of a silver table by these, in silver's columns, in chunks; how many they are."""
+        with self._storing():
+            count = self._tables[name].replace(chunks)
+        self._dirty = True
+        return count
+
+    def drop_index(self, name: TableId) -> None:
+        """Remove a table's key index; it is built anew when it is needed. Not while something is staged."""
+        self._tables[name].drop_index()
+
+    def abandon(self) -> None:
+        """Forget what is staged. Its files are left behind; nothing names them."""
+        self._storage.forget()
+        for table in self._tables.values():
+            table.close()
+        self._load()
+
+    def note_idle(self, end: Position) -> None:
+        """The source's log was read up to here, and nothing in it concerned the lake."""
+        if self.position is None or end > self.position:
+            self._catalog.set_note(_idle_key(self.pipeline), f"{end.epoch} {end.lsn}")
+            self._idle = end
+
+    # --- first copies ---------------------------------------------------------------------------------------------------------
+
+    def copy(self, schema: TableSchema, lsn: int) -> TableCopy:
+        """Take a table's rows as they were at ``lsn``. Raises ProjectError for a table that the lake cannot hold,
+        LakeUnavailable.
+        """
+        remove_unfinished(self._copies, self._running_copies)
+        table = self._tables.get(schema.table) or FollowedTable(self._shop, _unpublished(schema))
+        try:
+            bronze, silver = table.copy_layouts(schema)
+        except Refused as refused:
+            raise ProjectError(
+                f"Table {schema.table} cannot be kept in the lake: {refused}.",
+                remedy="Leave it out in the project file, or rename the column at the source.",
+            ) from refused
+        with self._storing():
+            copy = TableCopy(
+                self._storage.apart(),
+                self._copies,
+                schema=schema,
+                lsn=lsn,
+                epoch=self._epoch,
+                bronze=(table.bronze.table.location, bronze),
+                silver=(table.silver.table.location, silver),
+                finished=self._finished,
+            )
+        self._running_copies.add(copy.id)
+        return copy
+
+    def _finished(self, copy: FinishedCopy) -> None:
+        self._running_copies.discard(copy.id)
+        for older in finished_copies(self._copies):
+            if older.schema.table == copy.schema.table and older.id != copy.id:
+                remove_copy(self._copies, older.id)
+
+    def staged_copies(self) -> Sequence[StagedCopy]:
+        """The finished copies that no commit has adopted yet."""
+        return [copy.staged for copy in self._unadopted()]
+
+    def _unadopted(self) -> list[FinishedCopy]:
+        result = {}
+        for copy in finished_copies(self._copies):
+            if self._is_adopted(copy):  # a crash came between the commit and the removal of the record
+                forget_copy(self._copies, copy.id)
+            else:
+                result[copy.schema.table] = copy
+        return list(result.values())
+
+    def _is_adopted(self, copy: FinishedCopy) -> bool:
+        table = self._tables.get(copy.schema.table)
+        if table is None or table.progress.copy_lsn != copy.lsn or copy in table.adopted:
+            return False
+        present = {file.location for file in [*table.bronze.table.data.values(), *table.silver.table.data.values()]}
+        return not copy.bronze.files or any(file.location in present for file in [*copy.bronze.files, *copy.silver.files])
+
+    def adopt(self, copies: Iterable[StagedCopy]) -> None:
+        """Make these copies part of the next commit. Raises LakeUnavailable for one that does not fit the lake any more; it is
+        discarded.
+        """
+        wanted = {(copy.table, copy.lsn) for copy in copies}
+        for copy in self._unadopted():
+            name = copy.schema.table
+            if (name, copy.lsn) not in wanted:
+                continue
+            table = self._tables.setdefault(name, FollowedTable(self._shop, _unpublished(copy.schema)))
+            try:
+                with self._storing():
+                    table.adopt(copy, self._epoch)
+            except LakeUnavailable:
+                remove_copy(self._copies, copy.id)
+                self.abandon()
+                raise
+            self._dirty = True
+
+    # --- committing -----------------------------------------------------------------------------------------------------------
+
+    def commit(self, end: Position) -> Receipt:
+        """Make everything staged visible, in one catalog commit with the pipeline's position ``end``.
+
+        When this returns, data and position are durable and visible. When it raises, nothing is, and nothing is staged any more.
+        Raises CommitConflict when another writer changed one of the tables, LakeUnavailable.
+        """
+        try:
+            return self._commit(end)
+        except BaseException as error:
+            with suppress(HeadraceError):
+                self.abandon()
+            if isinstance(error, OSError):
+                raise self._storage.failed(error, "written") from error
+            raise
+
+    def _commit(self, end: Position) -> Receipt:
+        commit_time = self._staged_commit_time or self._commit_time
+        for table in self._tables.values():
+            table.finish()
+        if self._quarantine is not None:
+            self._quarantine.finish()
+        tables = {name: table.counted(end, self._staged_commit_time) for name, table in self._tables.items()}
+        self._progress.write(Progress(pipeline=self.pipeline, position=end, commit_time=commit_time, tables=tables))
+
+        owners: list[LakeTableOwner] = [lake_table for table in self._tables.values() for lake_table in table.lake_tables]
+        if self._quarantine is not None:
+            owners.append(self._quarantine)
+        owners.append(self._progress)
+        summary = {"headrace.pipeline": self.pipeline, "headrace.position": str(end)}
+        staged = [(owner, fresh_snapshot_id()) for owner in owners]
+        changes = [self._change(owner, snapshot, summary) for owner, snapshot in staged]
+        self._storage.settle()
+        failpoint.hit("files-written")
+        for owner, snapshot in staged:
+            if isinstance(owner, SilverTable):
+                owner.record(snapshot)
+        committed, loaded = self._commit_changes(staged, changes, summary)
+
+        rows = {name: table.staged_rows for name, table in self._tables.items() if table.staged_rows}
+        for owner, table_now in loaded:
+            owner.committed(table_now) if isinstance(owner, SilverTable) else owner.table.committed(table_now)
+        for table in self._tables.values():
+            for copy in table.adopted:
+                forget_copy(self._copies, copy.id)
+            table.staged_rows, table.adopted = 0, []
+        self._position, self._commit_time = end, commit_time
+        receipt = Receipt(version=committed, rows=rows, commit_time=self._staged_commit_time)
+        self._staged_commit_time, self._quarantine, self._dirty = None, None, False
+        return receipt
+
+    def _change(self, owner: LakeTableOwner, snapshot: int, summary: Mapping[str, str]) -> TableChange:
+        return owner.table.change(snapshot, extra_summary=summary, keep_snapshots=self._kept_snapshots)
+
+    def _commit_changes(
+        self, staged: list[tuple[LakeTableOwner, int]], changes: list[TableChange], summary: Mapping[str, str]
+    ) -> tuple[int, list[tuple[LakeTableOwner, LoadedTable]]]:
+        """The version that was made, and each table as it is now.
+
+        Progress and quarantine are shared with other pipelines: where only those moved, their part is staged anew on what they
+        are now.
+        """
+        for tries in range(SHARED_TRIES):
+            try:
+                committed = self._catalog.commit(changes)
+                break
+            except CommitOutcomeUnknown:
+                found = self._look_whether_it_took_effect(staged)
+                if found is None:
+                    raise
+                return found
+            except CommitConflict:
+                if tries == SHARED_TRIES - 1 or not self._rebase_shared(staged):
+                    raise
+                changes = changes[: -len(self._shared(staged))]
+                changes += [self._change(owner, snapshot, summary) for owner, snapshot in self._shared(staged)]
+                self._storage.settle()
+        return committed.version, [(owner, _loaded(committed, owner)) for owner, _ in staged]
+
+    def _shared(self, staged: list[tuple[LakeTableOwner, int]]) -> list[tuple[LakeTableOwner, int]]:
+        return [pair for pair in staged if pair[0].table.namespace == HEADRACE]
+
+    def _rebase_shared(self, staged: list[tuple[LakeTableOwner, int]]) -> bool:
+        """Stage the shared tables' part anew on what they are now; False if a table of this pipeline's own has moved."""
+        for owner, _ in staged:
+            table = owner.table
+            now = self._shop.find(table.namespace, table.name)
+            if table.namespace != HEADRACE and not table.is_at(now):
+                return False
+        for number, (owner, _) in enumerate(staged):
+            if owner.table.namespace != HEADRACE:
+                continue
+            loaded = self._shop.find(HEADRACE, owner.table.name)
+            fresh = LakeTable.load(self._storage, loaded, self._shop.limits) if loaded is not None else owner.table
+            added = owner.table.described_additions()
+            if isinstance(owner, ProgressTable):
+                self._progress = owner.moved(fresh, added[0])
+                staged[number] = (self._progress, fresh_snapshot_id())
+            elif isinstance(owner, AppendedTable):
+                self._quarantine = AppendedTable(fresh)
+                for file in added:
+                    fresh.add(file)
+                staged[number] = (self._quarantine, fresh_snapshot_id())
+        return True
+
+    def _look_whether_it_took_effect(
+        self, staged: list[tuple[LakeTableOwner, int]]
+    ) -> tuple[int, list[tuple[LakeTableOwner, LoadedTable]]] | None:
+        """After an unclear answer: what the commit made if the progress table has its snapshot, else None."""
+        with suppress(LakeUnavailable):
+            now = [(owner, self._catalog.load(owner.table.namespace, owner.table.name)) for owner, _ in staged]
+            if all(
+                any(one["snapshot-id"] == snapshot for one in loaded.metadata["snapshots"])
+                for (_, loaded), (_, snapshot) in zip(now, staged, strict=True)
+            ):
+                return -1, now
+        return None
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        """Turns the system's errors into LakeUnavailable."""
+        try:
+            yield
+        except OSError as error:
+            raise self._storage.failed(error, "written") from error
+
+
+class Notes(Protocol):
+    """What is needed of a catalog to know how far an idle source was read."""
+
+    def note(self, key: str) -> str | None: ...
+
+
+def idle_position(catalog: Notes, pipeline: str) -> Position | None:
+    """Up to where the source's log was last read without finding a change; None if that never was noted."""
+    note = catalog.note(_idle_key(pipeline))
+    if note is None:
+        return None
+    epoch, lsn = note.split()
+    return Position(int(epoch), int(lsn))
+
+
+def _idle_key(pipeline: str) -> str:
+    return f"headrace.idle.{pipeline}"
+
+
+def _loaded(committed: Committed, owner: LakeTableOwner) -> LoadedTable:
+    return committed.tables[owner.table.namespace, owner.table.name]
+
+
+def _unpublished(schema: TableSchema) -> TableProgress:
+    return TableProgress(schema=schema, state="copying", since=datetime.now(UTC))
