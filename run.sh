@@ -70,7 +70,7 @@ spark_group() {
     command -v mvn >/dev/null || { not_run spark "no Maven on the PATH, and it could not be installed"; return 0; }
     install spark || { not_run spark "pip could not install requirements/spark.txt"; return 0; }
     bash tests/spark/install.sh "$cache/spark" || { not_run spark "Maven could not fetch the Iceberg runtime for Spark"; return 0; }
-    HEADRACE_SPARK_JARS=$cache/spark "$python" -m pytest -q -m spark "$@"
+    HEADRACE_SPARK=$cache/spark "$python" -m pytest -q -m spark "$@"
 }
 
 case "${1:-}" in

@@ -2,7 +2,8 @@
 
 ``python benchmarks/main_job.py [--runs 5] [--rows 1000000] [--transactions 120000] [--json FILE]``
 
-Each pair alternates, on copies of one slot (the backlog) or on the same tables (the copy), so that both see the same machine. The lake is
+Each pair alternates, on copies of one slot (the backlog) or on the same tables (the copy), so that both see the same machine.
+The lake is
 restored to the same state before each run. Rates are changes per second of the whole process, start-up included.
 """
 
@@ -19,13 +20,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import workload
-from processes import Cost, measure
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+import workload
 from headrace.testing.postgres import Postgres
+from processes import Cost, measure
 
 SETTINGS = {"fsync": "off", "max_wal_size": "16GB", "checkpoint_timeout": "1h", "autovacuum": "off"}
 PUBLICATIONS = ("headrace_bench", "headrace_bench_appends")

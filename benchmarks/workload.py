@@ -1,6 +1,7 @@
 """The benchmark workload: one insert transaction, then many transactions of five statements, on tables of ten columns.
 
-``create`` makes the tables; ``insert_only`` adds ``rows`` orders in one transaction; ``mix`` runs ``transactions`` times: insert an order,
+``create`` makes the tables; ``insert_only`` adds ``rows`` orders in one transaction; ``mix`` runs ``transactions`` times:
+insert an order,
 update two, delete one, update a user. Both run after the slots were made, so that every slot sees the same changes.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import duckdb
@@ -24,6 +24,9 @@ from headrace.source.postgres import slots
 from headrace.source.postgres.capture import CaptureSettings
 from headrace.source.postgres.connect import Connector
 from headrace.source.postgres.source import PostgresSettings, PostgresSource
+from headrace.verify import Report, verify
+from headrace.verify.lake_state import Lake
+from headrace.verify.proven import keep_report
 
 REBUILD_ROWS = 250_000
 """Rows of a fold that are in memory at a time."""
@@ -67,6 +70,27 @@ def open_run(project: Project, watch: Watch) -> Iterator[Run]:
         yield Run(source=source, lake=lake, watch=watch, settings=RunSettings(commit_rows=project.lake.commit.rows))
 
 
+def verify_lake(
+    project: Project, tables: Sequence[str] = (), *, limit: int = 20, say: Callable[[str], None] = lambda _: None
+) -> Report:
+    """Compare these tables, or all, and keep what was found. Raises as `headrace.verify.verify`."""
+    storage = Storage(project.warehouse)
+    try:
+        with open_catalog(project, create=False) as catalog:
+            report = verify(
+                connector=connector_of(project),
+                slot=project.slot,
+                lake=Lake(catalog=catalog, storage=storage, pipeline=project.pipeline, name=project.lake.name),
+                tables=[table_named(text) for text in tables],
+                limit=limit,
+                say=say,
+            )
+            keep_report(catalog, project.pipeline, report)
+            return report
+    finally:
+        storage.close()
+
+
 def progress_of(project: Project, catalog: Catalog) -> Progress | None:
     """How far the pipeline has come, from the lake's latest version; None before its first commit."""
     storage = Storage(project.warehouse)
@@ -97,11 +121,13 @@ def rebuild_silver(project: Project, table: str) -> tuple[TableId, int, int]:
 
 @contextmanager
 def _open_writer(project: Project) -> Iterator[LakeWriter]:
-    with open_catalog(project) as catalog:
-        with LakeWriter.open(
+    with (
+        open_catalog(project) as catalog,
+        LakeWriter.open(
             catalog=catalog, warehouse=project.warehouse, state=project.make_state(), pipeline=project.pipeline
-        ) as lake:
-            yield lake
+        ) as lake,
+    ):
+        yield lake
 
 
 def _source_of(project: Project, watch: Watch) -> PostgresSource:
@@ -156,9 +182,14 @@ def _alone(project: Project) -> Iterator[None]:
         yield
 
 
-def _known_table(lake: LakeWriter, text: str) -> TableId:
+def table_named(text: str) -> TableId:
+    """``schema.table``, or a table of schema public."""
     schema, dot, name = text.rpartition(".")
-    table = TableId(schema if dot else "public", name)
+    return TableId(schema if dot else "public", name)
+
+
+def _known_table(lake: LakeWriter, text: str) -> TableId:
+    table = table_named(text)
     if table not in lake.tables:
         known = ", ".join(str(one) for one in sorted(lake.tables)) or "none yet"
         raise ProjectError(f"the lake has no table {table}; it has {known}")

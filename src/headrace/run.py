@@ -1,6 +1,7 @@
 """A run: copy what is new, follow the source, commit each batch to the lake, acknowledge what is durable.
 
-It knows only the ports of source and lake. The order that keeps the promises stands here: files and one catalog commit of data and
+It knows only the ports of source and lake. The order that keeps the promises stands here: files and one catalog commit of data
+and
 progress (`Run._commit`), then the source's slot (`_Acknowledger`).
 """
 

@@ -1,4 +1,6 @@
-"""What a pipeline has and how far it is behind, read from the lake and the source; from any process, while a run goes on or not."""
+"""What a pipeline has and how far it is behind, read from the lake and the source; from any process, while a run goes on or
+not.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from headrace.position import Position, format_lsn
 from headrace.project import Project
 from headrace.schema import TableId
 from headrace.source.postgres import slots
+from headrace.verify.proven import Proven, proven_tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ def _with_lake(
     seconds = None
     if lag is not None:
         seconds = (datetime.now(UTC) - commit_time).total_seconds() if lag and commit_time is not None else 0.0
-    verified = verified_positions(catalog)
+    verified = {table: _words(proven) for table, proven in proven_tables(catalog, project.pipeline).items()}
     tables = [
         TableStatus(
             table=table,
@@ -148,8 +151,8 @@ def _with_lake(
     )
 
 
-def verified_positions(catalog: Catalog) -> dict[TableId, str]:
-    return {}
+def _words(proven: Proven) -> str:
+    return f"{proven.position} ({proven.at:%H:%M:%S})" if proven.equal else f"differed at {proven.position}"
 
 
 def document(status: Status) -> dict[str, Any]:

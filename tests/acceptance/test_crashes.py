@@ -17,11 +17,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.acceptance.running import RunningProject, stop, wait_until
-from tests.acceptance.witness import create_witness, witnessed
 
 from headrace.failpoint import NAMES
 from headrace.testing.postgres import Postgres
+from tests.acceptance.running import RunningProject, stop, wait_until
+from tests.acceptance.witness import create_witness, witnessed
 
 KILLS = int(os.environ.get("HEADRACE_KILLS", "12"))
 SEED = int(os.environ.get("HEADRACE_CRASH_SEED", str(random.SystemRandom().randrange(10**6))))

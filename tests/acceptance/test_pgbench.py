@@ -10,12 +10,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from tests.acceptance.running import RunningProject, stop, wait_until
-from tests.conftest import Database
 
 from headrace.catalog import Catalog
 from headrace.catalog.serve import serve_in_thread
 from headrace.lake.engine import attach, connect
+from tests.acceptance.running import RunningProject, stop, wait_until
+from tests.conftest import Database
 
 SECONDS = int(os.environ.get("HEADRACE_PGBENCH_SECONDS", "10"))
 SCALE = os.environ.get("HEADRACE_PGBENCH_SCALE", "2")

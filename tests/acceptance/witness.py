@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import psycopg
+
 from tests.unit.source.reference_decoder import ReferenceDecoder, Row
 
 SLOT = "witness"

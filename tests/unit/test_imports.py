@@ -20,6 +20,8 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"*"},
     "run": {"source.port", "lake.port"},
     "pipeline": {"*"},
+    "status": {"*"},
+    "removal": {"*"},
     "__main__": {"cli"},
 }
 

@@ -21,8 +21,8 @@ ANALYTICS: Sequence[tuple[str, str]] = (
         WITH spent AS (
             SELECT u.id, u.country, coalesce(sum(o.total) FILTER (o.status <> 'returned'), 0) AS value, count(o.id) AS orders
             FROM silver.users u LEFT JOIN silver.orders o ON o.user_id = u.id GROUP BY ALL)
-        SELECT CASE WHEN value >= 10000 THEN 'champions' WHEN value >= 2500 THEN 'loyal' WHEN value > 0 THEN 'occasional' ELSE 'none yet' END
-                 AS segment,
+        SELECT CASE WHEN value >= 10000 THEN 'champions' WHEN value >= 2500 THEN 'loyal'
+                    WHEN value > 0 THEN 'occasional' ELSE 'none yet' END AS segment,
                count(*) AS users, sum(orders) AS orders, sum(value) AS lifetime_value, round(avg(value), 2) AS per_user
         FROM spent GROUP BY ALL ORDER BY lifetime_value DESC
         """,
@@ -30,7 +30,8 @@ ANALYTICS: Sequence[tuple[str, str]] = (
     (
         "Products by revenue",
         """
-        SELECT rank() OVER (ORDER BY sum(o.total) DESC) AS popularity, p.name, p.category, p.price, sum(o.quantity) AS units, sum(o.total) AS revenue
+        SELECT rank() OVER (ORDER BY sum(o.total) DESC) AS popularity, p.name, p.category, p.price,
+               sum(o.quantity) AS units, sum(o.total) AS revenue
         FROM silver.products p JOIN silver.orders o ON o.product_id = p.id
         WHERE o.status <> 'returned' GROUP BY ALL ORDER BY revenue DESC LIMIT 8
         """,
@@ -66,9 +67,10 @@ def demo(
 
     Example: headrace demo --seconds 20
     """
-    from headrace.cli.watching import LiveTable, Lines
+    from headrace.cli.verify import show_report
+    from headrace.cli.watching import Lines, LiveTable
     from headrace.errors import SourceAndLakeDiffer
-    from headrace.pipeline import open_reader, open_run, verify
+    from headrace.pipeline import open_reader, open_run, verify_lake
     from headrace.project import Project
     from headrace.testing.postgres import Postgres
     from headrace.testing.shop import Customers, load_shop
@@ -103,12 +105,12 @@ def demo(
                     thread.join(seconds)
                 if not failed:
                     console.rule("3. Proof, while customers still buy")
-                    report = verify(project)
+                    report = verify_lake(project)
                 running.stop()
                 thread.join()
             if failed:
                 raise failed[0]
-        report.show(console)
+        show_report(console, report)
         console.print(f"{customers.transactions:,} transactions were committed meanwhile.")
         if not report.equal:
             raise SourceAndLakeDiffer("the demo's source and lake differ")

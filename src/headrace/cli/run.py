@@ -38,7 +38,7 @@ def run(
         raise ProjectError(f"--for {duration} is not a duration such as 30s, 10m or 2h") from error
     with watcher(Console(), as_json=as_json, quiet=quiet) as watch, open_run(project, watch) as running:
 
-        def stop(number: int, frame: FrameType | None) -> None:
+        def stop(_number: int, _frame: FrameType | None) -> None:
             running.stop()
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

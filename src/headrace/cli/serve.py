@@ -38,4 +38,4 @@ def serve(
         def ready(endpoint: Endpoint) -> None:
             console.print(f"Iceberg REST catalog at {endpoint.url} · warehouse {project.lake.name} · bearer token: {kept}")
 
-        serve_here(opened, host=host, port=port, token=project.catalog_token().reveal(), ready=ready)
+        serve_here(opened, name=project.lake.name, host=host, port=port, token=project.catalog_token().reveal(), ready=ready)

@@ -65,5 +65,6 @@ def _relation(engine: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRel
 def _bad(error: duckdb.Error) -> BadQuery:
     return BadQuery(
         f"the query failed: {str(error).strip()}",
-        remedy="Tables are bronze.<table> and silver.<table>, <schema>__<table> outside schema public: `headrace query 'SHOW ALL TABLES'`.",
+        remedy="Tables are bronze.<table> and silver.<table>, <schema>__<table> outside schema public:"
+        " `headrace query 'SHOW ALL TABLES'` lists them.",
     )

@@ -1,4 +1,7 @@
-"""Records real pgoutput messages for test_decode_recorded.py: ``python -m tests.unit.source.record_pgoutput`` writes data/pgoutput.jsonl."""
+"""Records real pgoutput messages for test_decode_recorded.py.
+
+``python -m tests.unit.source.record_pgoutput`` writes data/pgoutput.jsonl.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import Any
 
@@ -76,7 +77,7 @@ def columnar(messages: list[bytes], cuts: list[int]) -> tuple[list[Row], list[in
     """Decode in chunks cut at these indices, and write the result as the reference does."""
     decoder, rows, ends = Decoder(), [], []
     bounds = [0, *sorted(set(cuts)), len(messages)]
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in itertools.pairwise(bounds):
         lsns = pa.array([5000 + n for n in range(first, last)], pa.int64())
         # a slice of a longer array, as Arrow readers hand them over
         data = pa.array([b"xyz", *messages[first:last]], pa.binary()).slice(1)

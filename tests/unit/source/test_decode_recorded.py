@@ -35,13 +35,15 @@ def test_recorded_messages_say_what_was_done() -> None:
     assert items[5].before == ["3", None, None, None, None]
     assert (items[8].after or [])[4] is UNCHANGED
     assert items[9].after == ["7", "with", "1.00", "t", "more", "columns"]
-    assert [row.op for row in rows if row.relation == "public.logs"] == ["c", "t"], "what was rolled back to a savepoint never comes"
+    assert [row.op for row in rows if row.relation == "public.logs"] == ["c", "t"], (
+        "what was rolled back to a savepoint never comes"
+    )
     assert all("never" not in (row.after or []) for row in rows)
     wide = [row for row in rows if row.relation == "public.wide"]
     assert [(row.op, row.before, row.after) for row in wide] == [
         ("u", ["1", "old"], ["1", "old!"]),
         ("d", ["2", None], None),
     ]
-    transaction = [row for row in rows if row.after == ["kept"]][0]
+    transaction = next(row for row in rows if row.after == ["kept"])
     same = [row for row in rows if row.commit_lsn == transaction.commit_lsn]
     assert [row.ordinal for row in same] == [0, 1]

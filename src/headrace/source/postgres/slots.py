@@ -8,7 +8,7 @@ has it, whatever a reader does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -171,28 +171,38 @@ class Publication:
     publish: str
     """The operations as in ``CREATE PUBLICATION … WITH (publish = …)``."""
     tables: tuple[TableId, ...]
+    partitioned: frozenset[TableId] = frozenset()
+    """Those of the tables that are partitioned."""
 
 
 def ensure_publication(connection: Connection, publication: Publication) -> None:
     """Create the publication or add the tables it lacks. Raises SourceNotReady with the SQL to run when we may not."""
     name = sql.Identifier(publication.name)
-    tables = sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in publication.tables)
+
+    def listed(tables: Iterable[TableId]) -> sql.Composed:
+        # Without ONLY a table's inheritance children would be published too, and their updates could fail for lack of a key.
+        return sql.SQL(", ").join(
+            sql.SQL("{}{}").format(
+                sql.SQL("" if table in publication.partitioned else "ONLY "), sql.Identifier(table.schema, table.name)
+            )
+            for table in tables
+        )
+
     existing = connection.execute("SELECT puballtables FROM pg_publication WHERE pubname = %s", [publication.name]).fetchone()
     if existing is None:
-        target = sql.SQL(" FOR TABLE ") + tables if publication.tables else sql.SQL("")
+        target = sql.SQL(" FOR TABLE ") + listed(publication.tables) if publication.tables else sql.SQL("")
         statement = sql.SQL("CREATE PUBLICATION {}{} WITH (publish = {}, publish_via_partition_root = true)").format(
             name, target, sql.Literal(publication.publish)
         )
     else:
-        listed = connection.execute(
+        published = connection.execute(
             "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = %s", [publication.name]
         ).fetchall()
-        have = {TableId(schema, table) for schema, table in listed}
+        have = {TableId(schema, table) for schema, table in published}
         missing = [table for table in publication.tables if table not in have]
         if existing[0] or not missing:
             return
-        tables = sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in missing)
-        statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(name, tables)
+        statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(name, listed(missing))
     try:
         connection.execute(statement)
     except psycopg.errors.InsufficientPrivilege as error:

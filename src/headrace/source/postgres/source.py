@@ -103,15 +103,24 @@ class PostgresSource:
         """Publications first, then the slot: a slot older than its publication cannot be decoded."""
         keyed = [relation.table for relation in self._relations.values() if relation.key]
         keyless = [relation.table for relation in self._relations.values() if not relation.key]
+        partitioned = frozenset(relation.table for relation in self._relations.values() if relation.partitioned)
         slots.ensure_publication(
             control,
             slots.Publication(
-                name=self._settings.publication, publish="insert, update, delete, truncate", tables=tuple(sorted(keyed))
+                name=self._settings.publication,
+                publish="insert, update, delete, truncate",
+                tables=tuple(sorted(keyed)),
+                partitioned=partitioned,
             ),
         )
         slots.ensure_publication(
             control,
-            slots.Publication(name=self._settings.appends_publication, publish="insert, truncate", tables=tuple(sorted(keyless))),
+            slots.Publication(
+                name=self._settings.appends_publication,
+                publish="insert, truncate",
+                tables=tuple(sorted(keyless)),
+                partitioned=partitioned,
+            ),
         )
 
     def tables(self) -> Mapping[TableId, SourceTable]:
