@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from headrace.errors import ProjectError
 from headrace.lake.engine import open_engine
-from headrace.lake.storage import Storage
-from headrace.pipeline import connector_of, open_catalog, open_run
+from headrace.pipeline import open_catalog, open_run, verify_lake
 from headrace.project import Project
 from headrace.schema import TableId
 from headrace.testing.postgres import Postgres
-from headrace.verify import Difference, Report, TableResult, proof, verify
-from headrace.verify.lake_state import Lake
+from headrace.verify import Difference, Report, TableResult, proof
 from tests.conftest import Database
 
-ORDERS = TableId("public", "orders")
 MAKE = """
 CREATE TABLE orders (
-    id bigint PRIMARY KEY, amount numeric(10,2), note text, at timestamptz, tags text[], weight float8, due date, who uuid, raw bytea
+    id bigint PRIMARY KEY, amount numeric(10,2), note text, at timestamptz, tags text[], weight float8, due date, who uuid,
+    raw bytea
 );
 INSERT INTO orders
 SELECT i, i * 1.1, CASE i % 3 WHEN 0 THEN NULL WHEN 1 THEN '' ELSE 'note ' || i END, now() - i * interval '1.2345678 s',
@@ -60,15 +58,13 @@ def catch_up(project: Project) -> None:
         run.run(until_caught_up=True)
 
 
-def report(project: Project, *tables: TableId, limit: int = 20, say: Callable[[str], None] = lambda _: None) -> Report:
-    with open_catalog(project, create=False) as catalog, closing(Storage(project.warehouse)) as storage:
-        lake = Lake(catalog=catalog, storage=storage, pipeline=project.pipeline, name=project.lake.name)
-        return verify(connector=connector_of(project), slot=project.slot, lake=lake, tables=tables, limit=limit, say=say)
+def report(project: Project, *tables: str, limit: int = 20) -> Report:
+    return verify_lake(project, tables, limit=limit)
 
 
-def result(project: Project, table: TableId = ORDERS, *, limit: int = 20) -> TableResult:
+def result(project: Project, table: str = "orders", *, limit: int = 20) -> TableResult:
     found = report(project, table, limit=limit).tables
-    assert [one.table for one in found] == [table]
+    assert [one.table for one in found] == [TableId("public", table)]
     return found[0]
 
 
@@ -87,7 +83,8 @@ def named(found: Sequence[Difference]) -> list[tuple[str, str | None, tuple[str,
 def project(database: Database, tmp_path: Path) -> Project:
     database.execute(MAKE)
     (tmp_path / "headrace.yaml").write_text(
-        f"pipeline: verified\nsource:\n  url: {database.url}\n  tables: ['public.*']\n  capture: {{poll_min: 10ms, poll_max: 50ms}}\n"
+        f"pipeline: verified\nsource:\n  url: {database.url}\n  tables: ['public.*']\n"
+        "  capture: {poll_min: 10ms, poll_max: 50ms}\n"
     )
     return Project.load(tmp_path)
 
@@ -240,12 +237,11 @@ def test_a_column_that_is_new_at_the_source_is_null_in_the_lake(project: Project
 def test_a_table_without_a_key_is_compared_by_its_rows(project: Project, database: Database) -> None:
     database.execute("CREATE TABLE log (line text)", "INSERT INTO log VALUES ('a'), ('a'), (NULL), ('')")
     catch_up(project)
-    log = TableId("public", "log")
-    assert result(project, log).equal
+    assert result(project, "log").equal
 
     spoil(project, "INSERT INTO silver.log (line) VALUES ('a')")
 
-    found = result(project, log)
+    found = result(project, "log")
     assert [(one.kind, one.key, one.source_rows, one.lake_rows) for one in found.differences] == [
         ("repeated", {"line": "a"}, 2, 3)
     ]
@@ -270,7 +266,7 @@ def test_a_table_that_the_lake_does_not_know_is_refused(project: Project) -> Non
     catch_up(project)
 
     with pytest.raises(ProjectError, match=r"no table public\.nothing; it has public\.orders"):
-        report(project, TableId("public", "nothing"))
+        report(project, "nothing")
 
 
 def test_a_database_in_another_encoding_is_compared_in_utf8(postgres: Postgres, tmp_path: Path) -> None:
