@@ -1,19 +1,18 @@
-"""Wiring: from a project to its source, catalog, lake and run. The only module, beside the commands, that chooses implementations."""
+"""Wiring: from a project to its source, catalog, lake and run. The only module, beside the commands, that chooses
+implementations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 
 from headrace.catalog import Catalog
 from headrace.errors import AlreadyRunning, LakeUnavailable, ProjectError
 from headrace.events import Said, Watch
-from headrace.lake.engine import LAKE, open_engine
-from headrace.lake.fold import fold_sql
-from headrace.lake.layout import BRONZE
 from headrace.lake.progress import Progress, read_progress
 from headrace.lake.storage import Storage
 from headrace.lake.writer import LakeWriter
@@ -24,9 +23,13 @@ from headrace.source.postgres import slots
 from headrace.source.postgres.capture import CaptureSettings
 from headrace.source.postgres.connect import Connector
 from headrace.source.postgres.source import PostgresSettings, PostgresSource
-from headrace.verify import Report, verify
-from headrace.verify.lake_state import Lake
-from headrace.verify.proven import keep_report
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from headrace.verify import Report
+
+# What only some commands need is imported where they need it: a run starts sooner without the query engine and the HTTP server.
 
 REBUILD_ROWS = 250_000
 """Rows of a fold that are in memory at a time."""
@@ -58,6 +61,8 @@ def open_catalog(project: Project, *, create: bool = True) -> Iterator[Catalog]:
 @contextmanager
 def open_reader(project: Project, *, version: str = "latest") -> Iterator[duckdb.DuckDBPyConnection]:
     """DuckDB with one version of the lake attached: ``latest``, a number, or a time. Raises LakeUnavailable."""
+    from headrace.lake.engine import open_engine
+
     with open_catalog(project, create=False) as catalog, open_engine(catalog, f"{project.lake.name}@{version}") as engine:
         yield engine
 
@@ -74,6 +79,10 @@ def verify_lake(
     project: Project, tables: Sequence[str] = (), *, limit: int = 20, say: Callable[[str], None] = lambda _: None
 ) -> Report:
     """Compare these tables, or all, and keep what was found. Raises as `headrace.verify.verify`."""
+    from headrace.verify import verify
+    from headrace.verify.lake_state import Lake
+    from headrace.verify.proven import keep_report
+
     storage = Storage(project.warehouse)
     try:
         with open_catalog(project, create=False) as catalog:
@@ -110,7 +119,13 @@ def mark_for_resync(project: Project, table: str) -> TableId:
 
 
 def rebuild_silver(project: Project, table: str) -> tuple[TableId, int, int]:
-    """Make a table's silver anew from bronze; returns the table, its rows and the version. Raises ProjectError, AlreadyRunning."""
+    """Make a table's silver anew from bronze; returns the table, its rows and the version. Raises ProjectError,
+    AlreadyRunning.
+    """
+    from headrace.lake.engine import LAKE
+    from headrace.lake.fold import fold_sql
+    from headrace.lake.layout import BRONZE
+
     with _alone(project), _open_writer(project) as lake, open_reader(project) as engine:
         name = _known_table(lake, table)
         bronze = f"{LAKE}.{BRONZE}.{_identifier(name.lake_name)}"

@@ -27,7 +27,9 @@ class Step:
 
 
 def plan(project: Project, *, slot: bool, publications: bool, lake: bool) -> Sequence[Step]:
-    """What exists of the parts asked for; of all parts when none is. Changes nothing. Raises SourceUnreachable when it must ask the source."""
+    """What exists of the parts asked for; of all parts when none is. Changes nothing. Raises SourceUnreachable when it must
+    ask the source.
+    """
     everything = not (slot or publications or lake)
     steps: list[Step] = []
     if slot or publications or everything:
