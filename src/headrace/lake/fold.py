@@ -53,20 +53,20 @@ def _changes(bronze: str, schema: TableSchema, base: str | None) -> Iterator[Cte
     moved = f"op = 'u' AND before IS NOT NULL AND ({differs}) AS moved"
     changes = (
         f"SELECT {', '.join([f'{position} AS position', 'op', moved, *new, *old])}"
-        f" FROM {bronze} AS b, bounds WHERE op <> 't' AND {position} > barrier"
+        f" FROM {bronze} AS b, bounds WHERE op <> 't' AND {position} > bounds.barrier"
     )
     flags = "list_transform(map_keys(after_text), lambda name: name || ':unrepresentable')"
     states = (
         f"SELECT {position} AS position, {_row(schema, 'after.')} AS row, unavailable, nullif({flags}, []) AS _flags,"
         " epoch AS _epoch, commit_lsn AS _commit_lsn, ordinal AS _ordinal, commit_time AS _commit_time"
-        f" FROM {bronze} AS b, bounds WHERE op IN ('c', 'u', 'r') AND {position} > barrier"
+        f" FROM {bronze} AS b, bounds WHERE op IN ('c', 'u', 'r') AND {position} > bounds.barrier"
     )
     if base is not None:
         position = _position("_epoch", "_commit_lsn", "_ordinal")
-        kept = f"FROM {base} AS b, bounds WHERE barrier < 0"
-        unmoved = ["'r'", "false", *key, *("NULL" for _ in key)]
+        kept = f"FROM {base} AS b, bounds WHERE bounds.barrier < 0"
+        unmoved = ["'r'", "false", *(f"b.{name}" for name in key), *("NULL" for _ in key)]
         changes += f" UNION ALL SELECT {', '.join([position, *unmoved])} {kept}"
-        states += f" UNION ALL SELECT {position}, {_row(schema, '')}, NULL, _flags, {', '.join(OWN_COLUMNS)} {kept}"
+        states += f" UNION ALL SELECT {position}, {_row(schema, 'b.')}, NULL, _flags, {', '.join(OWN_COLUMNS)} {kept}"
     yield "changes AS", changes
     yield "states AS", states
 
@@ -98,10 +98,10 @@ def _keyed(schema: TableSchema) -> Iterator[Cte]:
     if toastable:
         yield from _carried(keys, toastable)
         source += " LEFT JOIN carried AS c USING (position)"
-        for name in toastable:
-            columns[name] = f"CASE WHEN {_lacks('f', name)} THEN c.{_name(name)}.value ELSE {columns[name]} END"
+        for n, name in enumerate(toastable):
+            columns[name] = f"CASE WHEN {_lacks('f', name)} THEN c.v{n}.value ELSE {columns[name]} END"
         carried_flags = ", ".join(
-            f"CASE WHEN {_lacks('f', name)} AND c.{_name(name)}.flagged THEN {_flag(name)} END" for name in toastable
+            f"CASE WHEN {_lacks('f', name)} AND c.v{n}.flagged THEN {_flag(name)} END" for n, name in enumerate(toastable)
         )
         carried_flags = f"list_filter([{carried_flags}], lambda flag: flag IS NOT NULL)"
         flags = f"CASE WHEN f.unavailable IS NULL THEN f._flags ELSE nullif(list_concat(f._flags, {carried_flags}), []) END"
@@ -146,10 +146,10 @@ def _carried(keys: Sequence[str], toastable: Sequence[str]) -> Iterator[Cte]:
         " UNION ALL SELECT lines.final, links.parent FROM lines JOIN links ON links.child = lines.segment",
     )
     values = []
-    for name in toastable:
+    for n, name in enumerate(toastable):
         flagged = f"coalesce(list_contains(s._flags, {_flag(name)}), false)"
         value = f"{{'value': s.row.{_name(name)}, 'flagged': {flagged}}}"
-        values.append(f"arg_max({value}, s.position) FILTER (WHERE NOT {_lacks('s', name)}) AS {_name(name)}")
+        values.append(f"arg_max({value}, s.position) FILTER (WHERE NOT {_lacks('s', name)}) AS v{n}")
     yield (
         "carried AS",
         f"SELECT l.final AS position, {', '.join(values)} FROM lines AS l JOIN segments AS g ON g.segment = l.segment AND g.sets"

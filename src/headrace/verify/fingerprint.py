@@ -53,20 +53,21 @@ class Side:
 
     def buckets_sql(self) -> str:
         """A row for each bucket that has rows: bucket (0 … 65535, by the key's MD5), count and the two sums."""
-        return f"SELECT b, {self._sums()} FROM ({self._hashed()}) AS r GROUP BY b"
+        hashed = f"{self._row_hash()}, {self._bucket()} AS b FROM {self.relation} {self._barrier}"
+        return f"SELECT b, {self._sums()} FROM ({hashed}) AS r GROUP BY b"
 
     def rows_sql(self, buckets: Sequence[int]) -> str:
         """The rows of these buckets: key text, key for showing (list), MD5 of the row, of each column (list)."""
-        columns = self._list([self._md5(self._text([column])) for column in self.columns])
         shown = self._list([self._shown(column) for column in self._key_columns()])
-        hashed = self._hashed(f", {shown} AS shown, {columns} AS cells")
-        return f"SELECT k, shown, h, cells FROM ({hashed}) AS r WHERE b IN ({', '.join(map(str, buckets))})"
+        cells = self._list([self._md5(self._text([column])) for column in self.columns])
+        chosen = f"SELECT * FROM {self.relation} WHERE {self._bucket()} IN ({', '.join(map(str, buckets))}) {self._barrier}"
+        hashed = f"{self._row_hash()}, {self._text(self._key_columns())} AS k, {shown} AS shown, {cells} AS cells"
+        return f"SELECT k, shown, h, cells FROM ({hashed} FROM ({chosen}) AS c) AS r"
 
     _barrier = ""
 
-    def _hashed(self, more: str = "") -> str:
-        inner = f"{self._row_hash()}, {self._text(self._key_columns())} AS k{more} FROM {self.relation}"
-        return f"SELECT *, {self._number(self._md5('k'), 1, 4)} AS b FROM ({inner} {self._barrier}) AS i"
+    def _bucket(self) -> str:
+        return self._number(self._md5(self._text(self._key_columns())), 1, 4)
 
     def _row_hash(self) -> str:
         return f"SELECT {self._md5(self._text(self.columns))} AS h"

@@ -248,6 +248,38 @@ def test_a_table_without_a_key_is_compared_by_its_rows(project: Project, databas
     assert "no key" in found.note
 
 
+def test_columns_may_have_the_names_that_the_queries_use_themselves(project: Project, database: Database) -> None:
+    names = [
+        "e",
+        "i",
+        "c",
+        "u",
+        "k",
+        "h",
+        "b",
+        "x",
+        "r",
+        "shown",
+        "cells",
+        "order",
+        "position",
+        "barrier",
+        'wi"th',
+        "it's",
+        "a b",
+    ]
+    quoted = ['"' + name.replace('"', '""') + '"' for name in names]
+    columns = ", ".join(f"{name} timestamptz[]" if n % 2 else f"{name} text[]" for n, name in enumerate(quoted))
+    values = ", ".join("ARRAY[now(), NULL]" if n % 2 else "'{a,NULL}'" for n in range(len(names)))
+    database.execute(f"CREATE TABLE odd ({columns}, v text PRIMARY KEY)", f"INSERT INTO odd VALUES ({values}, 'y')")
+    catch_up(project)
+
+    assert result(project, "odd").equal
+
+    spoil(project, 'UPDATE silver.odd SET "it\'s" = NULL')
+    assert [one.columns for one in result(project, "odd").differences] == [("it's",)]
+
+
 def test_tables_that_cannot_be_compared_say_why(project: Project, database: Database) -> None:
     database.execute("CREATE TABLE gone (id int PRIMARY KEY)")
     catch_up(project)

@@ -266,6 +266,29 @@ def test_without_a_key_all_rows_since_the_last_truncate_are_there() -> None:
     assert states(folded(changes[3:], KEYLESS, base=base)) == [(1, "x"), (1, "x")]
 
 
+def test_columns_may_have_the_names_that_the_query_uses_itself() -> None:
+    names = ["position", "row", "op", "k0", "value", "after", "before", "barrier", "v0", "epoch", "unavailable", "e"]
+    columns = tuple(Column(name=name, type=StringType(), source_type="text") for name in names)
+    schema = TableSchema(table=TableId("public", "odd"), columns=columns, key=("position", "op"))
+    struct = pa.struct([(name, pa.string()) for name in names])
+    fields = [pa.field(one.name, struct) if one.name in ("before", "after") else one for one in BRONZE]
+    whole = {name: f"{name} 1" for name in names}
+    moved = {**whole, "position": "elsewhere", "value": None, "v0": "v0 2"}
+    base = {"epoch": 1, "commit_lsn": 1, "commit_time": TIME}
+    rows = [
+        {**base, "op": "c", "ordinal": 0, "after": whole},
+        {**base, "op": "u", "ordinal": 1, "before": whole, "after": moved, "unavailable": ["value"]},
+    ]
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("first", pa.Table.from_pylist(rows[:1], schema=pa.schema(fields)))
+        connection.register("rest", pa.Table.from_pylist(rows[1:], schema=pa.schema(fields)))
+        base_sql = f"({fold_sql('first', schema)})"
+        found = connection.sql(fold_sql("rest", schema, base=base_sql)).to_arrow_table().select(names).to_pylist()
+
+    assert found == [{**moved, "value": "value 1"}]
+
+
 def test_nothing_folds_to_nothing() -> None:
     assert folded([]).num_rows == 0
     assert folded([], KEYLESS).num_rows == 0
