@@ -18,7 +18,6 @@ from headrace.lake.row_files import conform
 from headrace.lake.storage import Storage
 from headrace.lake.table import LakeTable, LiveFile
 
-FILE_ROWS = 1_000_000
 OPEN_FILES = 8
 CLOSED_HOUR_FANOUT = 4
 MICROSECONDS_PER_HOUR = 3_600_000_000
@@ -62,7 +61,7 @@ class AppendedTable:
     def _put(self, partition: int | None, rows: pa.Table) -> None:
         file = self._writing.pop(partition, None) or self.table.new_file(partition)
         self.table.append(file, rows)
-        if file.rows >= FILE_ROWS:
+        if file.writing is not None and file.writing.full:
             _end(file)
             return
         self._writing[partition] = file

@@ -33,8 +33,6 @@ from headrace.lake.silver import silver_rows
 from headrace.lake.storage import Storage, flush_folder
 from headrace.schema import TableSchema
 
-FILE_ROWS = 1_000_000
-
 
 @dataclass(frozen=True, kw_only=True)
 class CopiedTable:
@@ -172,7 +170,7 @@ class _Pair:
         for hour, part in by_hour(copy.bronze_part(rows)):
             file = self._bronze.pop(hour, None) or copy.new_file("bronze", hour)
             file.append(part)
-            if file.rows >= FILE_ROWS:
+            if file.full:
                 copy.done(file)
             else:
                 self._bronze[hour] = file
@@ -180,7 +178,7 @@ class _Pair:
             if self._silver is None:
                 self._silver = copy.new_file("silver", None)
             self._silver.append(copy.silver_part(batch))
-        if self._silver is not None and self._silver.rows >= FILE_ROWS:
+        if self._silver is not None and self._silver.full:
             copy.done(self._silver)
             self._silver = None
 

@@ -91,7 +91,7 @@ def derive(changes: pa.RecordBatch, key: Sequence[str], codec: KeyCodec) -> Effe
     olds = np.concatenate([updates[_valid(before, updates)], deletes])
     n = len(puts)
     lanes = codec.lanes(
-        [_both(after.field(name), puts, before.field(name), olds) for name in key]  # one call: a hash costs a fixed time too
+        [_both(after, puts, before, olds, name) for name in key]  # one call: a hash costs a fixed time too
     )
     new_keys, old_keys = lanes.take(slice(0, n)), lanes.take(slice(n, None))
 
@@ -136,8 +136,13 @@ def _valid(array: pa.Array, rows: Index) -> Mask:
     return array.is_valid().to_numpy(zero_copy_only=False)[rows] if array.null_count else np.ones(len(rows), np.bool_)
 
 
-def _both(new: pa.Array, new_rows: Index, old: pa.Array, old_rows: Index) -> pa.Array:
+def _both(after: pa.StructArray, new_rows: Index, before: pa.StructArray, old_rows: Index, name: str) -> pa.Array:
+    """A key column of the new rows, then of the old ones."""
+    new, old = after.field(name), before.field(name)
     taken = new if len(new_rows) == len(new) else new.take(pa.array(new_rows))
+    if taken.null_count:  # an unchanged key outside its row is not sent again; then the old key is
+        valid = pa.array(_valid(before, new_rows))
+        taken = pc.coalesce(taken, pc.if_else(valid, old.take(pa.array(new_rows)), pa.scalar(None, old.type)))
     return pa.concat_arrays([taken, old.take(pa.array(old_rows))]) if len(old_rows) else taken
 
 

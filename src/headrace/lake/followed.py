@@ -146,7 +146,7 @@ class FollowedTable:
             reason = f"key column {column} has a value that its lake type cannot hold"
         return TableFault(
             reason=f"{reason}; bronze goes on, silver stays as it is",
-            remedy=f"Leave {self.id} out of the project file, or give it another replica identity and copy it again.",
+            remedy=f"Set the cause right at the source, then copy the table again: headrace resync {self.id}",
             lsn=int(batch.column("commit_lsn")[0].as_py()),
         )
 
@@ -179,15 +179,16 @@ class FollowedTable:
             self.bronze.evolve(bronze)
         else:
             self._bronze = create_bronze(self._shop.storage, self.id.lake_name, bronze, self._shop.limits)
+        shop = self._shop
         if self.silver.table.exists:
-            if self.silver.key != copy.schema.key:
-                self._silver = SilverTable(self.silver.table, copy.schema.key, self._shop.state)
-            self.silver.clear()
-            self.silver.evolve(silver)
+            table = self.silver.table
+            self.silver.close()
+            table.clear()
+            table.evolve(silver)
+            KeyIndex.delete(folder_of(shop.state, table.uuid))
+            self._silver = SilverTable(table, copy.schema.key, shop.state)
         else:
-            self._silver = SilverTable.create(
-                self._shop.storage, self.id.lake_name, silver, copy.schema.key, self._shop.state, self._shop.limits
-            )
+            self._silver = SilverTable.create(shop.storage, self.id.lake_name, silver, copy.schema.key, shop.state, shop.limits)
         if had_rows:
             self.bronze.append(bronze_rows(_truncate(copy), epoch, datetime.now(UTC)))
         for file in copy.bronze.files:

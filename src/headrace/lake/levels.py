@@ -18,9 +18,9 @@ class MergeLimits:
 
     fanout: int = 8
     base_rows: int = 131_072
-    base_bytes: int = 32 << 20
+    base_bytes: int = 16 << 20
     most_rows: int = 400_000
-    most_bytes: int = 64 << 20
+    most_bytes: int = 32 << 20
 
     def is_base(self, rows: int, size: int) -> bool:
         return rows >= self.base_rows or size >= self.base_bytes

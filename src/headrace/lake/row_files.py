@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,6 +24,8 @@ from headrace.lake.storage import Storage
 
 FIELD_ID = b"PARQUET:field_id"
 ROW_GROUP_ROWS = 131_072
+ROW_GROUP_BYTES = 32 << 20
+FILE_ROWS, FILE_BYTES = 1_000_000, 1 << 30
 SMALL_ROWS = 16_384
 PLAIN_ROWS, PLAIN_BYTES = 2_048, 256 << 10
 BOUND_LETTERS = 16
@@ -62,11 +66,18 @@ class RowFile:
         self._writer: pq.ParquetWriter | None = None
         self._finished: Future[int] | None = None
         self._size: int | None = None
+        self._nbytes = 0
+
+    @property
+    def full(self) -> bool:
+        """True if further rows should go into another file."""
+        return self.rows >= FILE_ROWS or self._nbytes >= FILE_BYTES
 
     def append(self, rows: pa.Table) -> int:
         """Append rows of the file's schema; the position of the first."""
         first = self.rows
         self.rows += rows.num_rows
+        self._nbytes += rows.nbytes
         if self.held is not None:
             self._put(self.held)
             self.held = None
@@ -134,7 +145,7 @@ class RowFile:
             path = path_of(self.location)
             self._file = path.open("xb", buffering=1 << 20)
             self._writer = pq.ParquetWriter(self._file, self.schema, compression="zstd", store_schema=False)
-        self._writer.write_table(rows, ROW_GROUP_ROWS)
+        self._writer.write_table(rows, row_group_rows(rows))
 
     def _finish(self) -> int:
         if self.held is not None or self._writer is None:
@@ -159,6 +170,14 @@ class RowFile:
                 continue
             known = self._bounds.get(name)
             self._bounds[name] = (low, high) if known is None else (min(known[0], low), max(known[1], high))
+
+
+def row_group_rows(rows: pa.Table) -> int:
+    """How many of these rows go into a row group. A wide row's unchanged column is read back with its whole group: that must not
+    be large.
+    """
+    each = rows.nbytes // max(1, rows.num_rows)
+    return int(max(1_024, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(1, each))))
 
 
 def _plain(rows: pa.Table) -> bytes:
@@ -216,13 +235,44 @@ def _bound(kind: PrimitiveType, value: Any) -> bytes | None:
     return None
 
 
-def read_rows(storage: Storage, location: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A data file's rows (of these top-level columns). Raises LakeUnavailable."""
+def read_rows(
+    storage: Storage, location: str, wanted: pa.Schema | None = None, *, at: npt.NDArray[np.unsignedinteger] | None = None
+) -> pa.Table:
+    """A data file's rows: all of them, or those ``at`` these ascending positions; with only the columns of ``wanted``, and in
+    that schema.
+
+    Raises LakeUnavailable.
+    """
     try:
         with pq.ParquetFile(path_of(location)) as file:
-            return file.read(columns=columns, use_threads=file.metadata.num_rows > SMALL_ROWS)
+            names = None
+            if wanted is not None:
+                schema = file.schema_arrow
+                names = [schema.field(index).name for index in _matches(schema, wanted) if index is not None]
+            if at is None:
+                rows = file.read(columns=names, use_threads=file.metadata.num_rows > SMALL_ROWS)
+            else:
+                rows = _read_at(file, names, at)
+            count = file.metadata.num_rows if at is None else len(at)
     except OSError as error:
         raise storage.failed(error, "read") from error
+    if wanted is None:
+        return rows
+    if not names:
+        return pa.Table.from_arrays([pa.nulls(count, field.type) for field in wanted], schema=wanted)
+    return conform(rows, wanted)
+
+
+def _read_at(file: pq.ParquetFile, names: Sequence[str] | None, at: npt.NDArray[np.unsignedinteger]) -> pa.Table:
+    """Rows at ascending positions, reading only the row groups that have some."""
+    sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+    begins = np.concatenate([[0], np.cumsum(sizes)])
+    group = np.searchsorted(begins, at, "right") - 1
+    pieces = []
+    for number in np.unique(group):
+        positions = at[group == number].astype(np.int64) - begins[number]
+        pieces.append(file.read_row_group(int(number), columns=names).take(pa.array(positions)))
+    return pa.concat_tables(pieces)
 
 
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:

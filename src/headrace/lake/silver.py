@@ -23,7 +23,6 @@ from headrace.lake.runs import ABSENT, Run
 from headrace.lake.storage import Storage
 from headrace.lake.table import ROW_BITS, LakeTable, LiveFile, Places, by_file, layout_in
 
-FILE_ROWS = 1_000_000
 SPILL_ROWS = 500_000
 BUILD_ROWS = 1 << 20
 NO_OLD_ROW = "an update left out an unchanged column of a row that silver does not have"
@@ -198,7 +197,7 @@ class SilverTable:
             file = self.table.data[file_id]
             if self._writing is file:
                 self._end_file()
-            pieces.append(self.table.rows_of(file, columns).take(pa.array(positions)))
+            pieces.append(self.table.rows_of(file, columns, at=positions))
             at.append(np.flatnonzero((places >> np.uint64(ROW_BITS)) == file_id))
         # by_file sorts each file's positions; sort the requests in the same way to line them up again.
         where = np.concatenate([rows[np.argsort(places[rows], kind="stable")] for rows in at])
@@ -213,7 +212,7 @@ class SilverTable:
                 self._index.name_file(self._writing.location, self._writing.id)
         file = self._writing
         first = self.table.append(file, rows)
-        if file.rows >= FILE_ROWS:
+        if file.writing is not None and file.writing.full:
             self._end_file()
         return file, first
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+
+import pyarrow as pa
 
 from headrace.catalog.files import folder_name, location_of, path_of
 from headrace.errors import LakeUnavailable
@@ -17,6 +20,30 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 WRITERS = 4
+HELD_BYTES, HELD_FILE_BYTES = 48 << 20, 512 << 10
+
+
+class HeldRows:
+    """The rows of the small files written last, by location: they will soon be merged, and need not be read for that."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[str, pa.Table] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, location: str) -> pa.Table | None:
+        return self._rows.get(location)
+
+    def keep(self, location: str, rows: pa.Table) -> None:
+        if rows.nbytes > HELD_FILE_BYTES:
+            return
+        self._rows[location] = rows
+        self._bytes += rows.nbytes
+        while self._bytes > HELD_BYTES:
+            self.drop(next(iter(self._rows)))
+
+    def drop(self, location: str) -> None:
+        rows = self._rows.pop(location, None)
+        self._bytes -= rows.nbytes if rows is not None else 0
 
 
 class Storage:
@@ -30,6 +57,7 @@ class Storage:
         self.warehouse = Path(os.path.abspath(warehouse))  # noqa: PTH100 - not through links, as the catalog
         # More threads than processors: an fsync waits for the disk, and several waiting ones share one journal commit.
         self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="headrace-lake")
+        self.held = HeldRows()
         self._pending: list[Future[object]] = []
         self._small: list[tuple[str, bytes]] = []
         self._folders: set[str] = set()
@@ -38,7 +66,7 @@ class Storage:
     def apart(self) -> Storage:
         """The same folder and threads; what is written through the other object is settled and forgotten by itself."""
         other = Storage.__new__(Storage)
-        other.warehouse, other._pool, other._made = self.warehouse, self._pool, self._made
+        other.warehouse, other.held, other._pool, other._made = self.warehouse, self.held, self._pool, self._made
         other._pending, other._small, other._folders = [], [], set()
         return other
 

@@ -40,7 +40,6 @@ Places = npt.NDArray[np.uint64]
 
 ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
-HELD_ROWS = 2_048
 YOUNG_FILES = 64
 MANIFEST_FILES = 512
 
@@ -63,8 +62,6 @@ class LiveFile:
     described: DataFile | None = None
     merged: bool = False
     dead: DeadRows | None = None
-    held: pa.Table | None = None
-    """A small file's rows, kept because they will soon be merged."""
     aims: dict[int, int] = field(default_factory=dict)
     """Of a delete file: how many rows of which data file it names."""
 
@@ -93,6 +90,7 @@ class LakeTable:
 
     def __init__(self, storage: Storage, namespace: str, name: str, layout: TableLayout, limits: MergeLimits) -> None:
         """A table that the next commit creates."""
+        self.held = storage.held
         self.namespace, self.name = namespace, name
         self.layout = layout
         self.limits = limits
@@ -199,7 +197,8 @@ class LakeTable:
         )
 
     def _read_deletes(self, delete: LiveFile, ids: Mapping[str, int]) -> Places:
-        rows = delete.held if delete.held is not None else read_rows(self._storage, delete.location, ["file_path", "pos"])
+        held = self.held.get(delete.location)
+        rows = held if held is not None else read_rows(self._storage, delete.location, DELETE_ROWS)
         paths = rows.column("file_path").combine_chunks().dictionary_encode()
         own = np.array([ids.get(path, 0) for path in paths.dictionary.to_pylist()], np.uint64)
         positions = rows.column("pos").to_numpy().astype(np.uint64)
@@ -297,31 +296,20 @@ class LakeTable:
         """
         self._note_dead(None, places)
 
-    def rows_of(self, file: LiveFile, columns: Sequence[str] | None = None) -> pa.Table:
-        """The file's rows, dead ones included, in the table's layout (all columns, or these in this order)."""
-        rows = file.held
-        if rows is None and file.writing is not None:
-            rows = file.writing.held
-        if rows is None:
-            if file.writing is not None:
-                file.writing.wait()
-            present = None
-            if columns is not None:
-                present = self._names_in(file, columns)
-            rows = read_rows(self._storage, file.location, present)
+    def rows_of(
+        self, file: LiveFile, columns: Sequence[str] | None = None, *, at: npt.NDArray[np.uint64] | None = None
+    ) -> pa.Table:
+        """The file's rows, dead ones included (or those at these ascending positions), in the table's layout: all columns, or
+        these.
+        """
         schema = self.layout.arrow if columns is None else pa.schema([self.layout.arrow.field(name) for name in columns])
-        return conform(rows, schema)
-
-    def _names_in(self, file: LiveFile, columns: Sequence[str]) -> list[str]:
-        """What the file calls these columns: an older file may lack some or have others under that name."""
-        import pyarrow.parquet as pq
-
-        from headrace.catalog.files import path_of
-
-        schema = pq.read_schema(path_of(file.location))
-        wanted = {(self.layout.arrow.field(name).metadata or {}).get(b"PARQUET:field_id") for name in columns}
-        found = [item.name for item in schema if (item.metadata or {}).get(b"PARQUET:field_id") in wanted]
-        return found or list(columns)
+        held = self.held.get(file.location) if file.writing is None else file.writing.held
+        if held is not None:
+            rows = conform(held, schema)
+            return rows if at is None else rows.take(pa.array(at))
+        if file.writing is not None:
+            file.writing.wait()
+        return read_rows(self._storage, file.location, schema, at=at)
 
     # --- tidying --------------------------------------------------------------------------------------------------------------
 
@@ -384,8 +372,8 @@ class LakeTable:
                 described = file.described = file.writing.described()
                 file.rows, file.size = described.rows, described.size
                 file.encoded = self.codec.encode_file(described)
-                if file.writing.held is not None and file.rows <= HELD_ROWS:
-                    file.held = file.writing.held
+                if file.writing.held is not None:
+                    self.held.keep(file.location, file.writing.held)
                 file.writing = None
         listed = [*self._relisted(DATA, snapshot_id, sequence), *self._relisted(POSITION_DELETES, snapshot_id, sequence)]
         location = self._storage.new_location(self.location, "metadata", ".avro")
@@ -430,6 +418,8 @@ class LakeTable:
         snapshot_id, self._listed = self._in_commit
         self._in_commit = None
         self._sequence += 1
+        for file in self._removed:
+            self.held.drop(file.location)
         for file in self._added:
             file.snapshot_id, file.sequence, file.file_sequence = snapshot_id, self._sequence, self._sequence
         self._added, self._removed = [], []

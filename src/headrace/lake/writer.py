@@ -7,6 +7,7 @@ names.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -57,6 +58,7 @@ class LakeWriter:
         self._shop = Shop(catalog, self._storage, state, limits)
         self._kept_snapshots = kept_snapshots
         self._running_copies: set[str] = set()
+        self._copying = threading.Lock()
         self._load()
 
     @classmethod
@@ -177,7 +179,7 @@ class LakeWriter:
         except Refused as refused:
             fault = TableFault(
                 reason=str(refused),
-                remedy=f"Copy {table.id} again: headrace run --copy-again {table.id}",
+                remedy=f"Copy it again with its present columns: headrace resync {table.id}",
                 lsn=int(changes.column("commit_lsn")[0].as_py()),
             )
             table.park(fault)
@@ -241,7 +243,11 @@ class LakeWriter:
         """Take a table's rows as they were at ``lsn``. Raises ProjectError for a table that the lake cannot hold,
         LakeUnavailable.
         """
-        remove_unfinished(self._copies, self._running_copies)
+        with self._copying:
+            remove_unfinished(self._copies, self._running_copies)
+            return self._copy(schema, lsn)
+
+    def _copy(self, schema: TableSchema, lsn: int) -> TableCopy:
         table = self._tables.get(schema.table) or FollowedTable(self._shop, _unpublished(schema))
         try:
             bronze, silver = table.copy_layouts(schema)
@@ -347,19 +353,30 @@ class LakeWriter:
         for owner, snapshot in staged:
             if isinstance(owner, SilverTable):
                 owner.record(snapshot)
-        committed, loaded = self._commit_changes(staged, changes, summary)
+        version, loaded = self._commit_changes(staged, changes, summary)
 
         rows = {name: table.staged_rows for name, table in self._tables.items() if table.staged_rows}
-        for owner, table_now in loaded:
-            owner.committed(table_now) if isinstance(owner, SilverTable) else owner.table.committed(table_now)
+        receipt = Receipt(version=version, rows=rows, commit_time=self._staged_commit_time)
+        try:
+            self._settle_in(loaded)
+            self._position, self._commit_time = end, commit_time
+            self._staged_commit_time, self._quarantine, self._dirty = None, None, False
+        except OSError:
+            # Only our own records beside the lake could not be written; what the lake has now is read anew.
+            self._load()
+        return receipt
+
+    def _settle_in(self, loaded: Sequence[tuple[LakeTableOwner, LoadedTable]]) -> None:
+        """Take over what the commit made. Raises OSError."""
+        for owner, now in loaded:
+            if isinstance(owner, SilverTable):
+                owner.committed(now)
+            else:
+                owner.table.committed(now)
         for table in self._tables.values():
             for copy in table.adopted:
                 forget_copy(self._copies, copy.id)
             table.staged_rows, table.adopted = 0, []
-        self._position, self._commit_time = end, commit_time
-        receipt = Receipt(version=committed, rows=rows, commit_time=self._staged_commit_time)
-        self._staged_commit_time, self._quarantine, self._dirty = None, None, False
-        return receipt
 
     def _change(self, owner: LakeTableOwner, snapshot: int, summary: Mapping[str, str]) -> TableChange:
         return owner.table.change(snapshot, extra_summary=summary, keep_snapshots=self._kept_snapshots)
