@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +11,6 @@ from headrace.cli import show
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from headrace.project import Project
     from headrace.verify import Difference, Report, TableResult
 
 
