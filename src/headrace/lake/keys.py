@@ -152,7 +152,7 @@ def _hashable(column: pa.Array) -> pa.Array:
 
 def _direct(column: pa.Array) -> list[Lane]:
     kind = column.type
-    if isinstance(kind, pa.ExtensionType):
+    if isinstance(kind, pa.BaseExtensionType):
         column = column.storage
         kind = column.type
     if pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind):

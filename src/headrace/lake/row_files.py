@@ -162,7 +162,7 @@ class RowFile:
     def _widen_bounds(self, rows: pa.Table) -> None:
         for name in self._bounded:
             column = rows.column(name)
-            if isinstance(column.type, pa.ExtensionType):
+            if isinstance(column.type, pa.BaseExtensionType):
                 column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
             found = pc.min_max(column)
             low, high = found["min"].as_py(), found["max"].as_py()
@@ -323,6 +323,6 @@ def _cast(values: Any, wanted: pa.DataType) -> Any:
         made = _children(own, [values.field(index) for index in range(own.num_fields)], wanted, len(values))
         mask = values.is_null() if values.null_count else None
         return pa.StructArray.from_arrays(made, fields=list(wanted), mask=mask)
-    if isinstance(values.type, pa.ExtensionType) and not isinstance(wanted, pa.ExtensionType):
+    if isinstance(values.type, pa.BaseExtensionType) and not isinstance(wanted, pa.BaseExtensionType):
         return values.storage.cast(wanted)
     return values.cast(wanted)

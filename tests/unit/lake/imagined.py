@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
-from pyiceberg.types import DateType, IcebergType, LongType, StringType
+from pyiceberg.types import DecimalType, IcebergType, LongType, StringType
 
 from headrace.change import ChangeBatch, change_schema
 from headrace.position import Position
 from headrace.schema import Column, TableId, TableSchema
 
 START = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
-INFINITY = "infinity"
-"""A date that the lake type cannot hold."""
+NAN = "NaN"
+"""A number that the lake type cannot hold."""
 
 Row = dict[str, Any]
 
@@ -29,14 +30,14 @@ def columns(*pairs: tuple[str, IcebergType]) -> tuple[Column, ...]:
 
 
 class ImaginedTable:
-    """Columns: the key, ``v`` bigint, ``big`` text (may be unavailable), ``day`` date (may be infinity)."""
+    """Columns: the key, ``v`` bigint, ``big`` text (may be unavailable), ``amount`` numeric(12,2) (may be NaN, and unavailable)."""
 
     def __init__(self, name: str, *, key: tuple[str, ...] = ("id",), text_key: bool = False) -> None:
         kind: IcebergType = StringType() if text_key else LongType()
         keys = [(column, kind) for column in key or ("id",)]
         self.schema = TableSchema(
             table=TableId("public", name),
-            columns=columns(*keys, ("v", LongType()), ("big", StringType()), ("day", DateType())),
+            columns=columns(*keys, ("v", LongType()), ("big", StringType()), ("amount", DecimalType(12, 2))),
             key=key,
         )
         self.key_names = key or ("id",)
@@ -53,7 +54,7 @@ class ImaginedTable:
     def arrow(self) -> pa.StructType:
         key = pa.string() if self.text_key else pa.int64()
         return pa.struct(
-            [*((name, key) for name in self.key_names), ("v", pa.int64()), ("big", pa.string()), ("day", pa.date32())]
+            [*((name, key) for name in self.key_names), ("v", pa.int64()), ("big", pa.string()), ("amount", pa.decimal128(12, 2))]
         )
 
     def expected(self) -> list[tuple[Any, ...]]:
@@ -62,9 +63,9 @@ class ImaginedTable:
         return sorted(map(self._silver, rows), key=repr)
 
     def _silver(self, row: Row) -> tuple[Any, ...]:
-        day = None if row["day"] == INFINITY else row["day"]
-        flags = ["day:unrepresentable"] if row["day"] == INFINITY else None
-        return (*(row[name] for name in self.key_names), row["v"], row["big"], day, row["_lsn"], row["_ordinal"], flags)
+        amount = None if row["amount"] == NAN else row["amount"]
+        flags = ["amount:unrepresentable"] if row["amount"] == NAN else None
+        return (*(row[name] for name in self.key_names), row["v"], row["big"], amount, row["_lsn"], row["_ordinal"], flags)
 
 
 class Imagination:
@@ -160,7 +161,7 @@ class Imagination:
         else:
             old = table.rows[keys[0]]
             kept = ["big"] if self.random.random() < 0.5 else []
-            kept += ["day"] if self.random.random() < 0.2 else []
+            kept += ["amount"] if self.random.random() < 0.2 else []
             self._put(table, "u", keys[-1], old, kept)
 
     def _put(self, table: ImaginedTable, op: str, key: tuple[Any, ...], old: Row | None, kept: list[str]) -> None:
@@ -168,7 +169,7 @@ class Imagination:
             **dict(zip(table.key_names, key, strict=True)),
             "v": self.random.randrange(10**6),
             "big": self.random.choice([None, "", f"text {self.random.random()}"]),
-            "day": self.random.choice([None, date(2026, 1, 1 + self.random.randrange(28)), INFINITY]),
+            "amount": self.random.choice([None, Decimal(self.random.randrange(10**6)).scaleb(-2), NAN]),
         }
         before = None
         if old is not None:
@@ -181,9 +182,9 @@ class Imagination:
                 before = self._key_row(table, old_key)  # as with REPLICA IDENTITY FULL
         change: Row = {"op": op, "before": before, "unavailable": kept or None}
         after = {name: None if name in kept else value for name, value in row.items()}
-        if after["day"] == INFINITY:
-            after["day"] = None
-            change["after_text"] = [("day", INFINITY)]
+        if after["amount"] == NAN:
+            after["amount"] = None
+            change["after_text"] = [("amount", NAN)]
         change["after"] = after
         position = self._tell(table, change)
         row |= position
@@ -217,5 +218,5 @@ def arrow_changes(table: ImaginedTable, changes: list[Row]) -> pa.Table:
 
 def silver_tuples(table: ImaginedTable, rows: list[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
     """Rows that were read from silver, as `ImaginedTable.expected` has them."""
-    names = [*table.key_names, "v", "big", "day", "_commit_lsn", "_ordinal", "_flags"]
+    names = [*table.key_names, "v", "big", "amount", "_commit_lsn", "_ordinal", "_flags"]
     return sorted((tuple(row[name] for name in names) for row in rows), key=repr)
