@@ -47,11 +47,10 @@ install() {
     [ -e "$stamp" ] && return
     echo "run.sh: installing requirements/$name.txt" >&2
     "$python" -m pip install --quiet --disable-pip-version-check --no-warn-script-location -r "requirements/$name.txt"
+    # This checkout itself, so that the environment's `headrace` is it.
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
     touch "$stamp"
 }
-
-export PYTHONPATH=$here/src${PYTHONPATH:+:$PYTHONPATH}
-export PYTHONDONTWRITEBYTECODE=${PYTHONDONTWRITEBYTECODE-}
 
 missing=0
 not_run() { # GROUP WHY
@@ -68,8 +67,7 @@ spark_group() {
     fi
     command -v java >/dev/null || { not_run spark "no Java on the PATH, and it could not be installed"; return 0; }
     command -v mvn >/dev/null || { not_run spark "no Maven on the PATH, and it could not be installed"; return 0; }
-    install spark || { not_run spark "pip could not install requirements/spark.txt"; return 0; }
-    bash tests/spark/install.sh "$cache/spark" || { not_run spark "Maven could not fetch the Iceberg runtime for Spark"; return 0; }
+    PYTHON=$python bash tests/spark/install.sh "$cache/spark" || { not_run spark "Spark and its Iceberg runtime could not be installed"; return 0; }
     HEADRACE_SPARK=$cache/spark "$python" -m pytest -q -m spark "$@"
 }
 
