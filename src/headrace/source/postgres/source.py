@@ -57,7 +57,7 @@ class PostgresSource:
     @contextmanager
     def open(self, position: Position | None, *, epoch: int = 1) -> Iterator[Position]:
         settings = self._settings
-        with self._connector.connect() as control:
+        with self._speaking(), self._connector.connect() as control:
             self._control = control
             slots.lock_pipeline(control, settings.slot)
             self._relations = {
@@ -123,6 +123,14 @@ class PostgresSource:
             ),
         )
 
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Errors of the driver, as a lost connection gives them anywhere, leave as what they mean."""
+        try:
+            yield
+        except psycopg.Error as error:
+            raise self._connector.failed(error) from error
+
     def tables(self) -> Mapping[TableId, SourceTable]:
         return {
             table: SourceTable(
@@ -144,7 +152,7 @@ class PostgresSource:
         left = list(tables)
         for _ in range(COPY_TRIES):
             changed = []
-            with exported_snapshot(self._connector, slot=self._settings.slot, say=self._say) as snapshot:
+            with self._speaking(), exported_snapshot(self._connector, slot=self._settings.slot, say=self._say) as snapshot:
                 for table in left:
                     if self._stopped.is_set():
                         return
@@ -238,9 +246,10 @@ class PostgresSource:
         if self._stopped.is_set():
             return
         try:
-            for batch in capture.batches(until=until):
-                self._end_seen = capture.source_lsn
-                yield batch
+            with self._speaking():
+                for batch in capture.batches(until=until):
+                    self._end_seen = capture.source_lsn
+                    yield batch
         finally:
             self._capture = None
 
@@ -277,14 +286,15 @@ class PostgresSource:
 
     def end(self) -> int:
         assert self._control is not None, "the source is not open"
-        self._end_seen = slots.current_lsn(self._control)
+        with self._speaking():
+            self._end_seen = slots.current_lsn(self._control)
         return self._end_seen
 
     def end_seen(self) -> int:
         return self._end_seen
 
     def acknowledge(self, position: Position) -> None:
-        with self._connector.connect() as connection:
+        with self._speaking(), self._connector.connect() as connection:
             slots.advance_slot(connection, self._settings.slot, position.lsn)
 
     def stop(self) -> None:
