@@ -6,7 +6,7 @@ import datetime
 import decimal
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -29,6 +29,7 @@ FILE_ROWS, FILE_BYTES = 1_000_000, 1 << 30
 SMALL_ROWS = 16_384
 PLAIN_ROWS, PLAIN_BYTES = 2_048, 256 << 10
 BOUND_LETTERS = 16
+SAMPLED_ROWS = 4_096
 
 Bounded = Mapping[str, tuple[int, PrimitiveType]]
 """Columns whose smallest and largest value go into manifests: name → field id and type."""
@@ -144,7 +145,9 @@ class RowFile:
         if self._writer is None:
             path = path_of(self.location)
             self._file = path.open("xb", buffering=1 << 20)
-            self._writer = pq.ParquetWriter(self._file, self.schema, compression="zstd", store_schema=False)
+            self._writer = pq.ParquetWriter(
+                self._file, self.schema, compression="zstd", store_schema=False, use_dictionary=repeating(rows)
+            )
         self._writer.write_table(rows, row_group_rows(rows))
 
     def _finish(self) -> int:
@@ -178,6 +181,35 @@ def row_group_rows(rows: pa.Table) -> int:
     """
     each = rows.nbytes // max(1, rows.num_rows)
     return int(max(1_024, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // max(1, each))))
+
+
+def repeating(rows: pa.Table) -> list[str]:
+    """The leaf columns whose values repeat, judged by the first rows. Only for them a dictionary makes a file smaller and
+    faster to
+    write; for others Parquet would build one, and then give it up.
+    """
+    found = []
+    for field, column in zip(rows.schema, rows.slice(0, SAMPLED_ROWS).combine_chunks().columns, strict=True):
+        for path, leaf in _leaves(field.name, column.chunk(0) if column.num_chunks else pa.array([], field.type)):
+            if len(leaf.unique()) <= len(leaf) // 8:
+                found.append(path)
+    return found
+
+
+def _leaves(path: str, column: pa.Array) -> Iterator[tuple[str, pa.Array]]:
+    """The primitive columns below a column, with the paths that Parquet gives them. Of a repeated one all values count."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if pa.types.is_struct(column.type):
+        for number, field in enumerate(column.type):
+            yield from _leaves(f"{path}.{field.name}", column.field(number))
+    elif pa.types.is_map(column.type):
+        yield from _leaves(f"{path}.key_value.key", column.keys)
+        yield from _leaves(f"{path}.key_value.value", column.items)
+    elif pa.types.is_list(column.type):
+        yield from _leaves(f"{path}.list.element", column.values)
+    else:
+        yield path, column
 
 
 def _plain(rows: pa.Table) -> bytes:
