@@ -69,6 +69,7 @@ class FollowedTable:
         self._shop = shop
         self._bronze: AppendedTable | None = None
         self._silver: SilverTable | None = None
+        self._schema_seen = progress.schema
         self.staged_rows = 0
         self.adopted: list[FinishedCopy] = []
 
@@ -123,8 +124,10 @@ class FollowedTable:
 
         Raises Refused when the lake's tables cannot take the schema.
         """
-        if schema != self.progress.schema:
-            self._evolve(schema)
+        if schema is not self._schema_seen:
+            if schema != self.progress.schema:
+                self._evolve(schema)
+            self._schema_seen = schema
         self.bronze.append(bronze_rows(changes, epoch, datetime.now(UTC)))
         self._count(changes.num_rows)
         fault = None

@@ -28,6 +28,8 @@ from headrace.schema import Column, TableId, TableSchema
 
 NAME = "progress"
 
+REMEMBERED = 10_000
+
 State = Literal["copying", "following", "parked"]
 
 
@@ -159,7 +161,7 @@ def _table_row(pipeline: str, table: TableProgress) -> dict[str, Any]:
         "fault_lsn": fault.lsn if fault else None,
         "changes": table.changes,
         "rows": table.rows,
-        "columns": schema_text(table.schema),
+        "columns": _text_of(table.schema),
     }
 
 
@@ -196,7 +198,19 @@ def _table_from(row: Mapping[str, Any]) -> TableProgress:
     )
 
 
-@lru_cache(maxsize=4096)
+_texts: dict[int, tuple[TableSchema, str]] = {}
+
+
+def _text_of(schema: TableSchema) -> str:
+    """`schema_text`, remembered by the object's identity: comparing schemas takes longer than all else that is written here."""
+    known = _texts.get(id(schema))
+    if known is None or known[0] is not schema:
+        if len(_texts) > REMEMBERED:
+            _texts.clear()
+        known = _texts[id(schema)] = (schema, schema_text(schema))
+    return known[1]
+
+
 def schema_text(schema: TableSchema) -> str:
     """A source table's schema as JSON."""
     columns = [
