@@ -145,7 +145,7 @@ class Capture(Section):
     """How the source's log is read."""
 
     call_bytes: Size = Field(
-        default=parse_size("128MB"),
+        default=parse_size("256MB"),
         gt=0,
         description="Log read by one call. Larger is faster when far behind, and takes more of the source's disk for a moment.",
     )
@@ -239,14 +239,6 @@ class Commit(Section):
     )
 
 
-class Files(Section):
-    """Sizes of data files."""
-
-    target_bytes: Size = Field(
-        default=parse_size("128MB"), ge=1 << 20, description="Data files are written and merged up to about this size."
-    )
-
-
 class Lake(Section):
     """Where tables go."""
 
@@ -256,7 +248,6 @@ class Lake(Section):
     )
     catalog: Catalog = Field(default_factory=Catalog)
     commit: Commit = Field(default_factory=Commit)
-    file: Files = Field(default_factory=Files)
 
 
 class ProjectFile(Section):

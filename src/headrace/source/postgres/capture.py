@@ -54,7 +54,7 @@ class CaptureSettings:
     ``poll_min`` and ``poll_max``: seconds between calls when the log has nothing new."""
 
     chunk_bytes: int = 32 << 20
-    call_bytes: int = 128 << 20
+    call_bytes: int = 256 << 20
     call_bytes_max: int = 4 << 30
     decoding_memory: str | None = "256MB"
     poll_min: float = 0.05
