@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -86,10 +87,13 @@ def serve_here(
     server = _Server(
         uvicorn.Config(app, **_SETTINGS), started_hook=lambda: ready(Endpoint(url=url, token=token)) if ready else None
     )
+    # uvicorn raises the signal again once it has stopped: by SIGTERM, too, this process shall end as one that is done.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
+        with suppress(KeyboardInterrupt):
             server.run([listener])
     finally:
+        signal.signal(signal.SIGTERM, before)
         listener.close()
         app.close()
 
