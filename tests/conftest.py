@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +64,19 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def database(postgres: Postgres) -> Iterator[Database]:
     """A fresh, empty database of the shared server."""
+    with fresh_database(postgres) as made:
+        yield made
+
+
+@contextmanager
+def fresh_database(postgres: Postgres) -> Iterator[Database]:
+    """A fresh, empty database of this server, for fixtures that outlive one test; dropped at the end of the block."""
     name = f"t{os.getpid()}_{next(_numbers)}"
     postgres.execute(f"CREATE DATABASE {name}")
-    yield Database(server=postgres, name=name)
-    _drop(postgres, name)
+    try:
+        yield Database(server=postgres, name=name)
+    finally:
+        _drop(postgres, name)
 
 
 def _drop(postgres: Postgres, name: str) -> None:
