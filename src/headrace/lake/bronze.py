@@ -14,9 +14,10 @@ import pyarrow as pa
 from headrace.catalog import LoadedTable
 from headrace.lake.layout import BRONZE, TableLayout
 from headrace.lake.levels import MergeLimits, Sized, choose_merge
+from headrace.lake.live_file import LiveFile
 from headrace.lake.row_files import conform
 from headrace.lake.storage import Storage
-from headrace.lake.table import LakeTable, LiveFile
+from headrace.lake.table import LakeTable
 
 OPEN_FILES = 8
 CLOSED_HOUR_FANOUT = 4
@@ -109,7 +110,7 @@ class AppendedTable:
             table.remove(file)
         merged = table.new_file(partition)
         merged.merged = True
-        table.append(merged, rows.combine_chunks())
+        table.append(merged, rows)
 
 
 def bronze_rows(changes: pa.Table | pa.RecordBatch, epoch: int, captured: datetime) -> pa.Table:

@@ -47,6 +47,8 @@ class LakeCatalog(Protocol):
 
     def set_note(self, key: str, value: str | None) -> None: ...
 
+    def latest_version(self) -> int: ...
+
 
 class Shop:
     """Where tables come from: the catalog, the warehouse, the folder of local state, and how files are merged."""
@@ -138,6 +140,7 @@ class FollowedTable:
                 fault = self._silver_fault(error, batch)
                 self.park(fault)
                 if self.silver.table.exists:
+                    self.silver.close()
                     self._silver = None  # as it was at the last commit
                 break
         return fault
@@ -245,6 +248,9 @@ class FollowedTable:
         self._silver = None
 
     def close(self) -> None:
+        """Let go of files and connections; what is staged is forgotten."""
+        if self._bronze is not None:
+            self._bronze.table.abort()
         if self._silver is not None:
             self._silver.close()
 

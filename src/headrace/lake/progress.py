@@ -20,9 +20,10 @@ from headrace.change import TableFault
 from headrace.errors import CommitConflict
 from headrace.lake.layout import HEADRACE, PROGRESS_COLUMNS, fixed
 from headrace.lake.levels import MergeLimits
+from headrace.lake.live_file import LiveFile
 from headrace.lake.manifests import DataFile
 from headrace.lake.storage import Storage
-from headrace.lake.table import LakeTable, LiveFile
+from headrace.lake.table import LakeTable
 from headrace.position import Position
 from headrace.schema import Column, TableId, TableSchema
 

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,21 @@ class RowFile:
             assert self._finished is not None
             self._size = self._finished.result()
         return self._size
+
+    def abort(self) -> None:
+        """Give up a file that is not finished, and remove it; one that is finished is left alone."""
+        if self._finished is not None or self._size is not None:
+            return
+        if self._writing is not None:
+            self._writing.exception()
+        if self._file is not None:
+            with suppress(OSError, pa.ArrowException):
+                if self._writer is not None:
+                    self._writer.close()
+            with suppress(OSError):
+                self._file.close()
+            path_of(self.location).unlink(missing_ok=True)
+            self._file = self._writer = None
 
     def described(self) -> DataFile:
         """The finished file as manifests describe it. Waits until its size is known."""

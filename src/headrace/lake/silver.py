@@ -17,11 +17,12 @@ from headrace.lake.index import KeyIndex, folder_of
 from headrace.lake.keys import KeyCodec, Lanes
 from headrace.lake.layout import FLAGS, POSITION_COLUMNS, SILVER, UNREPRESENTABLE, TableLayout
 from headrace.lake.levels import MergeLimits, Sized, choose_merge
+from headrace.lake.live_file import ROW_BITS, LiveFile, Places, by_file
 from headrace.lake.manifests import DataFile
 from headrace.lake.row_files import conform
 from headrace.lake.runs import ABSENT, Run
 from headrace.lake.storage import Storage
-from headrace.lake.table import ROW_BITS, LakeTable, LiveFile, Places, by_file, layout_in
+from headrace.lake.table import LakeTable, layout_in
 
 SPILL_ROWS = 500_000
 BUILD_ROWS = 1 << 20
@@ -256,6 +257,8 @@ class SilverTable:
             self._index.confirm(self.table.snapshot_id)
 
     def close(self) -> None:
+        """Let go of files and connections; what is staged is forgotten."""
+        self.table.abort()
         if self._codec is not None:
             self._codec.close()
 
@@ -267,7 +270,7 @@ class SilverTable:
         if not chosen:
             return
         pieces = [table.live_table(file)[0] for file in chosen]
-        rows = pa.concat_tables(pieces).combine_chunks()
+        rows = pa.concat_tables(pieces)
         for file in chosen:
             table.remove(file)
         if not rows.num_rows:

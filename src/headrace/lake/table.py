@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from headrace.errors import LakeUnavailable
 from headrace.lake.dead_rows import DeadRows
 from headrace.lake.layout import TableLayout, iceberg_type, layout_of
 from headrace.lake.levels import MergeLimits
+from headrace.lake.live_file import ROW_BITS, LiveFile, Places, by_file
 from headrace.lake.manifests import (
     ADDED,
     DATA,
@@ -34,44 +35,10 @@ from headrace.lake.manifests import (
 )
 from headrace.lake.row_files import Bounded, RowFile, bounded_kind, conform, read_rows
 from headrace.lake.storage import Storage
+from headrace.lake.summary import summary
 
-Places = npt.NDArray[np.uint64]
-"""Where rows are: file id << 32 | position in the file."""
-
-ROW_BITS = 32
-ROW_MASK = (1 << ROW_BITS) - 1
 YOUNG_FILES = 64
 MANIFEST_FILES = 512
-
-
-@dataclass(slots=True, eq=False)
-class LiveFile:
-    """A data or delete file of the table. What is only known once it is written is None until then."""
-
-    id: int
-    location: str
-    content: int
-    partition: int | str | None
-    rows: int = 0
-    size: int = 0
-    encoded: bytes = b""
-    snapshot_id: int | None = None
-    sequence: int | None = None
-    file_sequence: int | None = None
-    writing: RowFile | None = None
-    described: DataFile | None = None
-    merged: bool = False
-    dead: DeadRows | None = None
-    aims: dict[int, int] = field(default_factory=dict)
-    """Of a delete file: how many rows of which data file it names."""
-
-    @property
-    def committed(self) -> bool:
-        return self.snapshot_id is not None
-
-    @property
-    def live_rows(self) -> int:
-        return self.rows - (self.dead.count if self.dead is not None else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,6 +278,12 @@ class LakeTable:
             file.writing.wait()
         return read_rows(self._storage, file.location, schema, at=at)
 
+    def abort(self) -> None:
+        """Give up the files that are still being written. The object is of no use after that."""
+        for file in self._added:
+            if file.writing is not None:
+                file.writing.abort()
+
     # --- tidying --------------------------------------------------------------------------------------------------------------
 
     def drop_dead_files(self) -> None:
@@ -388,7 +361,7 @@ class LakeTable:
             "sequence-number": sequence,
             "timestamp-ms": self._timestamp_ms(),
             "manifest-list": location,
-            "summary": {**self._summary(), **extra_summary},
+            "summary": {**summary(self._added, self._removed, [*self.data.values(), *self.deletes.values()]), **extra_summary},
             "schema-id": self._schema_id(),
         }
         if self._snapshot is not None:
@@ -473,37 +446,6 @@ class LakeTable:
         self._storage.write(location, content)
         return _Listed(manifest=manifest, files=tuple(file for status, file in group if status != DELETED))
 
-    def _summary(self) -> dict[str, str]:
-        added = [file for file in self._added if file.content == DATA]
-        gone = [file for file in self._removed if file.content == DATA]
-        added_deletes = [file for file in self._added if file.content != DATA]
-        gone_deletes = [file for file in self._removed if file.content != DATA]
-        numbers = {
-            "added-data-files": len(added),
-            "deleted-data-files": len(gone),
-            "added-records": sum(file.rows for file in added),
-            "deleted-records": sum(file.rows for file in gone),
-            "added-delete-files": len(added_deletes),
-            "added-position-delete-files": len(added_deletes),
-            "added-position-deletes": sum(file.rows for file in added_deletes),
-            "removed-delete-files": len(gone_deletes),
-            "removed-position-delete-files": len(gone_deletes),
-            "removed-position-deletes": sum(file.rows for file in gone_deletes),
-            "added-files-size": sum(file.size for file in self._added),
-            "removed-files-size": sum(file.size for file in self._removed),
-        }
-        totals = {
-            "total-records": sum(file.rows for file in self.data.values()),
-            "total-data-files": len(self.data),
-            "total-delete-files": len(self.deletes),
-            "total-position-deletes": sum(file.rows for file in self.deletes.values()),
-            "total-equality-deletes": 0,
-            "total-files-size": sum(file.size for file in [*self.data.values(), *self.deletes.values()]),
-        }
-        operation = "overwrite" if gone or added_deletes or gone_deletes else "append"
-        shown = {name: str(number) for name, number in numbers.items() if number}
-        return {"operation": operation, **shown, **{name: str(number) for name, number in totals.items()}}
-
     def _timestamp_ms(self) -> int:
         return max(int(time.time() * 1000), self._loaded.metadata["last-updated-ms"] if self._loaded else 0)
 
@@ -559,18 +501,6 @@ class LakeTable:
         named = {ref["snapshot-id"] for name, ref in metadata["refs"].items() if name != "main"}
         ids = [snapshot["snapshot-id"] for snapshot in metadata["snapshots"]]
         return [one for one in ids[: max(0, len(ids) + 1 - keep)] if one not in named]
-
-
-def by_file(places: Places) -> Iterable[tuple[int, npt.NDArray[np.uint64]]]:
-    """Places grouped by file: pairs of file id and sorted positions."""
-    if not len(places):
-        return
-    places = np.sort(places)
-    ids = places >> np.uint64(ROW_BITS)
-    rows = places & np.uint64(ROW_MASK)
-    cuts = np.flatnonzero(ids[1:] != ids[:-1]) + 1
-    for begin, end in zip([0, *cuts], [*cuts, len(places)], strict=True):
-        yield int(ids[begin]), rows[begin:end]
 
 
 def current_snapshot(metadata: Mapping[str, Any]) -> int | None:

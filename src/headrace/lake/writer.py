@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ import pyarrow as pa
 from headrace import failpoint
 from headrace.catalog import CommitOutcomeUnknown, Committed, LoadedTable, TableChange
 from headrace.change import ChangeBatch, TableFault
-from headrace.errors import CommitConflict, HeadraceError, LakeUnavailable, ProjectError
+from headrace.errors import CommitConflict, LakeUnavailable, ProjectError
 from headrace.lake.bronze import AppendedTable
 from headrace.lake.copies import FinishedCopy, TableCopy, finished_copies, forget_copy, remove_copy, remove_unfinished
 from headrace.lake.followed import FollowedTable, LakeCatalog, Shop, as_quarantined
@@ -44,6 +44,20 @@ FIRST_EPOCH = 1
 LakeTableOwner = AppendedTable | SilverTable | ProgressTable
 
 
+@dataclass(kw_only=True)
+class _View:
+    """The lake as of the last commit, and what is staged on it. Thrown away as a whole when a commit fails."""
+
+    progress: ProgressTable
+    tables: dict[TableId, FollowedTable]
+    position: Position | None
+    commit_time: datetime | None
+    idle: Position | None
+    quarantine: AppendedTable | None = None
+    staged_commit_time: datetime | None = None
+    dirty: bool = False
+
+
 class LakeWriter:
     """One pipeline's view of its lake (see `headrace.lake.port.Lake`). One writer thread; `copy` may be used by several."""
 
@@ -59,7 +73,7 @@ class LakeWriter:
         self._kept_snapshots = kept_snapshots
         self._running_copies: set[str] = set()
         self._copying = threading.Lock()
-        self._load()
+        self._view: _View | None = self._load()
 
     @classmethod
     def open(
@@ -91,9 +105,7 @@ class LakeWriter:
 
     def close(self) -> None:
         """Forget what is staged and let go of files and threads."""
-        self._storage.forget()
-        for table in self._tables.values():
-            table.close()
+        self.abandon()
         self._storage.close()
 
     def __enter__(self) -> LakeWriter:
@@ -102,51 +114,57 @@ class LakeWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _load(self) -> None:
-        """Everything as the catalog has it; nothing is staged."""
-        loaded = self._shop.find(HEADRACE, PROGRESS)
+    @property
+    def _now(self) -> _View:
+        """What is known of the lake, with what is staged; read from the catalog if nothing is known."""
+        if self._view is None:
+            self._view = self._load()
+        return self._view
+
+    def _load(self) -> _View:
+        shop, loaded = self._shop, self._shop.find(HEADRACE, PROGRESS)
         progress = None
         if loaded is None:
-            self._progress = ProgressTable.create(self._storage, self.pipeline, self._shop.limits)
+            table = ProgressTable.create(self._storage, self.pipeline, shop.limits)
         else:
-            self._progress = ProgressTable(LakeTable.load(self._storage, loaded, self._shop.limits), self.pipeline)
-            progress = self._progress.read()
-        tables = progress.tables.values() if progress else ()
-        self._tables = {table.schema.table: FollowedTable(self._shop, table) for table in tables}
-        self._position = progress.position if progress else None
-        self._commit_time = progress.commit_time if progress else None
-        self._idle = idle_position(self._catalog, self.pipeline)
-        self._quarantine: AppendedTable | None = None
-        self._staged_commit_time: datetime | None = None
-        self._dirty = False
+            table = ProgressTable(LakeTable.load(self._storage, loaded, shop.limits), self.pipeline)
+            progress = table.read()
+        known = progress.tables.values() if progress else ()
+        return _View(
+            progress=table,
+            tables={one.schema.table: FollowedTable(shop, one) for one in known},
+            position=progress.position if progress else None,
+            commit_time=progress.commit_time if progress else None,
+            idle=idle_position(self._catalog, self.pipeline),
+        )
 
     # --- what the lake has ----------------------------------------------------------------------------------------------------
 
     @property
     def position(self) -> Position | None:
         """Up to where the lake has the source's changes; None before the first commit."""
-        known = [one for one in (self._position, self._idle) if one is not None]
+        known = [one for one in (self._now.position, self._now.idle) if one is not None]
         return max(known) if known else None
 
     @property
     def tables(self) -> Mapping[TableId, TableState]:
         """Every table of the pipeline, as the next commit leaves it."""
-        return {name: table.state for name, table in self._tables.items()}
+        return {name: table.state for name, table in self._now.tables.items()}
 
     @property
     def progress(self) -> Progress:
         """The pipeline's progress, as the next commit leaves it."""
-        tables = {name: table.progress for name, table in self._tables.items()}
-        return Progress(pipeline=self.pipeline, position=self.position, commit_time=self._commit_time, tables=tables)
+        tables = {name: table.progress for name, table in self._now.tables.items()}
+        return Progress(pipeline=self.pipeline, position=self.position, commit_time=self._now.commit_time, tables=tables)
 
     @property
     def staged(self) -> bool:
         """True if a commit would change a table."""
-        return self._dirty
+        return self._now.dirty
 
     @property
     def _epoch(self) -> int:
-        return self._position.epoch if self._position is not None else FIRST_EPOCH
+        return self._now.position.epoch if self._now.position is not None else FIRST_EPOCH
 
     # --- staging --------------------------------------------------------------------------------------------------------------
 
@@ -154,26 +172,34 @@ class LakeWriter:
         """Write the batch's files. Evolves a table whose schema in the batch is newer; parks the tables in ``batch.faults``.
 
         Nothing becomes visible. May be called many times before one commit: memory is bounded by the batch. Raises
-        LakeUnavailable.
+        LakeUnavailable; then nothing is staged any more.
         """
+        try:
+            self._stage_batch(batch)
+        except BaseException as error:
+            self.abandon()
+            if isinstance(error, OSError):
+                raise self._storage.failed(error, "written") from error
+            raise
+
+    def _stage_batch(self, batch: ChangeBatch) -> None:
         epoch = batch.end.epoch if batch.end is not None else self._epoch
-        with self._storing():
-            for name, changes in batch.tables.items():
-                if changes.num_rows:
-                    self._stage(self._tables[name], changes, batch.schemas[name], epoch)
-            for name, fault in batch.faults.items():
-                if name in self._tables:
-                    self._tables[name].park(fault)
-                    self._dirty = True
-            for name, rows in batch.quarantined.items():
-                if rows.num_rows:
-                    known = batch.faults.get(name) or (self._tables[name].progress.fault if name in self._tables else None)
-                    self._keep_aside(name, rows, epoch, known.reason if known else "")
+        for name, changes in batch.tables.items():
+            if changes.num_rows:
+                self._stage(self._now.tables[name], changes, batch.schemas[name], epoch)
+        for name, fault in batch.faults.items():
+            if name in self._now.tables:
+                self._now.tables[name].park(fault)
+                self._now.dirty = True
+        for name, rows in batch.quarantined.items():
+            if rows.num_rows:
+                known = batch.faults.get(name) or (self._now.tables[name].progress.fault if name in self._now.tables else None)
+                self._keep_aside(name, rows, epoch, known.reason if known else "")
         if batch.commit_time is not None:
-            self._staged_commit_time = batch.commit_time
+            self._now.staged_commit_time = batch.commit_time
 
     def _stage(self, table: FollowedTable, changes: pa.Table, schema: TableSchema, epoch: int) -> None:
-        self._dirty = True
+        self._now.dirty = True
         try:
             table.stage(changes, schema, epoch)
         except Refused as refused:
@@ -191,51 +217,54 @@ class LakeWriter:
         for column, value in (("table_schema", name.schema), ("table_name", name.name), ("reason", reason)):
             rows = rows.append_column(column, pa.repeat(pa.scalar(value), count))
         rows = rows.append_column("epoch", pa.repeat(pa.scalar(epoch, pa.int32()), count))
-        if self._quarantine is None:
+        if self._now.quarantine is None:
             loaded = self._shop.find(HEADRACE, QUARANTINE)
             if loaded is None:
                 layout = fixed(QUARANTINE_COLUMNS)
-                self._quarantine = AppendedTable.create(self._storage, HEADRACE, QUARANTINE, layout, self._shop.limits)
+                self._now.quarantine = AppendedTable.create(self._storage, HEADRACE, QUARANTINE, layout, self._shop.limits)
             else:
-                self._quarantine = AppendedTable.load(self._storage, loaded, self._shop.limits)
-        self._quarantine.append(rows)
-        self._dirty = True
+                self._now.quarantine = AppendedTable.load(self._storage, loaded, self._shop.limits)
+        self._now.quarantine.append(rows)
+        self._now.dirty = True
 
     def park(self, name: TableId, fault: TableFault) -> None:
         """Park a table with the next commit."""
-        self._tables[name].park(fault)
-        self._dirty = True
+        self._now.tables[name].park(fault)
+        self._now.dirty = True
 
     def copy_again(self, names: Iterable[TableId]) -> None:
         """With the next commit these tables wait for a new copy; until it is published silver stays as it is."""
         for name in names:
-            table = self._tables[name]
+            table = self._now.tables[name]
             table.progress = replace(table.progress, state="copying", fault=None, since=datetime.now(UTC))
-            self._dirty = True
+            self._now.dirty = True
 
     def rebuild(self, name: TableId, chunks: Iterable[pa.Table]) -> int:
         """Stage the replacement of all rows of a silver table by these, in silver's columns, in chunks; how many they are."""
         with self._storing():
-            count = self._tables[name].replace(chunks)
-        self._dirty = True
+            count = self._now.tables[name].replace(chunks)
+        self._now.dirty = True
         return count
 
     def drop_index(self, name: TableId) -> None:
         """Remove a table's key index; it is built anew when it is needed. Not while something is staged."""
-        self._tables[name].drop_index()
+        self._now.tables[name].drop_index()
 
     def abandon(self) -> None:
-        """Forget what is staged. Its files are left behind; nothing names them."""
+        """Forget what is staged. Finished files of it are left behind; nothing names them. Never fails."""
         self._storage.forget()
-        for table in self._tables.values():
-            table.close()
-        self._load()
+        view, self._view = self._view, None
+        if view is not None:
+            for table in view.tables.values():
+                table.close()
+            if view.quarantine is not None:
+                view.quarantine.table.abort()
 
     def note_idle(self, end: Position) -> None:
         """The source's log was read up to here, and nothing in it concerned the lake."""
         if self.position is None or end > self.position:
             self._catalog.set_note(_idle_key(self.pipeline), f"{end.epoch} {end.lsn}")
-            self._idle = end
+            self._now.idle = end
 
     # --- first copies ---------------------------------------------------------------------------------------------------------
 
@@ -248,7 +277,7 @@ class LakeWriter:
             return self._copy(schema, lsn)
 
     def _copy(self, schema: TableSchema, lsn: int) -> TableCopy:
-        table = self._tables.get(schema.table) or FollowedTable(self._shop, _unpublished(schema))
+        table = self._now.tables.get(schema.table) or FollowedTable(self._shop, _unpublished(schema))
         try:
             bronze, silver = table.copy_layouts(schema)
         except Refused as refused:
@@ -290,7 +319,7 @@ class LakeWriter:
         return list(result.values())
 
     def _is_adopted(self, copy: FinishedCopy) -> bool:
-        table = self._tables.get(copy.schema.table)
+        table = self._now.tables.get(copy.schema.table)
         if table is None or table.progress.copy_lsn != copy.lsn or copy in table.adopted:
             return False
         present = {file.location for file in [*table.bronze.table.data.values(), *table.silver.table.data.values()]}
@@ -305,7 +334,7 @@ class LakeWriter:
             name = copy.schema.table
             if (name, copy.lsn) not in wanted:
                 continue
-            table = self._tables.setdefault(name, FollowedTable(self._shop, _unpublished(copy.schema)))
+            table = self._now.tables.setdefault(name, FollowedTable(self._shop, _unpublished(copy.schema)))
             try:
                 with self._storing():
                     table.adopt(copy, self._epoch)
@@ -313,7 +342,7 @@ class LakeWriter:
                 remove_copy(self._copies, copy.id)
                 self.abandon()
                 raise
-            self._dirty = True
+            self._now.dirty = True
 
     # --- committing -----------------------------------------------------------------------------------------------------------
 
@@ -326,25 +355,24 @@ class LakeWriter:
         try:
             return self._commit(end)
         except BaseException as error:
-            with suppress(HeadraceError):
-                self.abandon()
+            self.abandon()
             if isinstance(error, OSError):
                 raise self._storage.failed(error, "written") from error
             raise
 
     def _commit(self, end: Position) -> Receipt:
-        commit_time = self._staged_commit_time or self._commit_time
-        for table in self._tables.values():
+        commit_time = self._now.staged_commit_time or self._now.commit_time
+        for table in self._now.tables.values():
             table.finish()
-        if self._quarantine is not None:
-            self._quarantine.finish()
-        tables = {name: table.counted(end, self._staged_commit_time) for name, table in self._tables.items()}
-        self._progress.write(Progress(pipeline=self.pipeline, position=end, commit_time=commit_time, tables=tables))
+        if self._now.quarantine is not None:
+            self._now.quarantine.finish()
+        tables = {name: table.counted(end, self._now.staged_commit_time) for name, table in self._now.tables.items()}
+        self._now.progress.write(Progress(pipeline=self.pipeline, position=end, commit_time=commit_time, tables=tables))
 
-        owners: list[LakeTableOwner] = [lake_table for table in self._tables.values() for lake_table in table.lake_tables]
-        if self._quarantine is not None:
-            owners.append(self._quarantine)
-        owners.append(self._progress)
+        owners: list[LakeTableOwner] = [lake_table for table in self._now.tables.values() for lake_table in table.lake_tables]
+        if self._now.quarantine is not None:
+            owners.append(self._now.quarantine)
+        owners.append(self._now.progress)
         summary = {"headrace.pipeline": self.pipeline, "headrace.position": str(end)}
         staged = [(owner, fresh_snapshot_id()) for owner in owners]
         changes = [self._change(owner, snapshot, summary) for owner, snapshot in staged]
@@ -355,15 +383,15 @@ class LakeWriter:
                 owner.record(snapshot)
         version, loaded = self._commit_changes(staged, changes, summary)
 
-        rows = {name: table.staged_rows for name, table in self._tables.items() if table.staged_rows}
-        receipt = Receipt(version=version, rows=rows, commit_time=self._staged_commit_time)
+        rows = {name: table.staged_rows for name, table in self._now.tables.items() if table.staged_rows}
+        receipt = Receipt(version=version, rows=rows, commit_time=self._now.staged_commit_time)
         try:
             self._settle_in(loaded)
-            self._position, self._commit_time = end, commit_time
-            self._staged_commit_time, self._quarantine, self._dirty = None, None, False
+            self._now.position, self._now.commit_time = end, commit_time
+            self._now.staged_commit_time, self._now.quarantine, self._now.dirty = None, None, False
         except OSError:
             # Only our own records beside the lake could not be written; what the lake has now is read anew.
-            self._load()
+            self.abandon()
         return receipt
 
     def _settle_in(self, loaded: Sequence[tuple[LakeTableOwner, LoadedTable]]) -> None:
@@ -373,7 +401,7 @@ class LakeWriter:
                 owner.committed(now)
             else:
                 owner.table.committed(now)
-        for table in self._tables.values():
+        for table in self._now.tables.values():
             for copy in table.adopted:
                 forget_copy(self._copies, copy.id)
             table.staged_rows, table.adopted = 0, []
@@ -423,13 +451,13 @@ class LakeWriter:
             fresh = LakeTable.load(self._storage, loaded, self._shop.limits) if loaded is not None else owner.table
             added = owner.table.described_additions()
             if isinstance(owner, ProgressTable):
-                self._progress = owner.moved(fresh, added[0])
-                staged[number] = (self._progress, fresh_snapshot_id())
+                self._now.progress = owner.moved(fresh, added[0])
+                staged[number] = (self._now.progress, fresh_snapshot_id())
             elif isinstance(owner, AppendedTable):
-                self._quarantine = AppendedTable(fresh)
+                self._now.quarantine = AppendedTable(fresh)
                 for file in added:
                     fresh.add(file)
-                staged[number] = (self._quarantine, fresh_snapshot_id())
+                staged[number] = (self._now.quarantine, fresh_snapshot_id())
         return True
 
     def _look_whether_it_took_effect(
@@ -442,7 +470,7 @@ class LakeWriter:
                 any(one["snapshot-id"] == snapshot for one in loaded.metadata["snapshots"])
                 for (_, loaded), (_, snapshot) in zip(now, staged, strict=True)
             ):
-                return -1, now
+                return self._catalog.latest_version(), now
         return None
 
     @contextmanager

@@ -127,6 +127,29 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
     assert_silver(world, followed)
 
 
+def test_a_catalog_that_is_away_for_a_while_costs_only_what_was_staged(
+    world: World, followed: Imagination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = followed.batch(transactions=3)
+    world.lake.stage(batch)
+
+    def away(*_: object, **__: object) -> None:
+        raise LakeUnavailable("the catalog is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.catalog, "commit", away)
+        patch.setattr(world.catalog, "load", away)
+        with pytest.raises(LakeUnavailable, match="away"):
+            world.lake.commit(Position(1, followed.lsn))
+        world.lake.abandon()
+        with pytest.raises(LakeUnavailable, match="away"):
+            world.lake.stage(batch)
+    assert not world.lake.staged
+    world.lake.stage(batch)
+    world.lake.commit(Position(1, followed.lsn))
+    assert_silver(world, followed)
+
+
 def test_the_state_folder_full_after_the_commit_does_not_take_it_back(
     world: World, followed: Imagination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
