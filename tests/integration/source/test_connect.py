@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
+import adbc_driver_manager
 import psycopg
 import pytest
 
 from headrace.errors import HeadraceError, ProjectError, SourceNotReady, SourceUnreachable
-from headrace.source.postgres.connect import SESSION, Connector, database_of, split_password
+from headrace.source.postgres.connect import SESSION, Connector, batches_of, database_of, split_password
 from headrace.testing.postgres import Postgres, free_port
 from tests.conftest import Database
 
@@ -284,3 +285,41 @@ def test_a_urls_database_is_what_libpq_takes_for_it() -> None:
     assert database_of("postgresql://u:p@h/shop?sslmode=disable") == "shop"
     assert database_of("postgresql://u@h") == "u"
     assert database_of("host=h dbname=shop") == "shop"
+
+
+FAILING = """
+CREATE FUNCTION failing(text) RETURNS int LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'private value' USING ERRCODE = $1, DETAIL = 'private value'; END $$
+"""
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind"), [("22P02", SourceNotReady), ("P0001", SourceNotReady), ("57014", SourceUnreachable)]
+)
+def test_an_error_half_way_through_the_rows_is_explained_without_their_values(
+    database: Database, sqlstate: str, kind: type[HeadraceError]
+) -> None:
+    database.execute(FAILING)
+    connector = Connector(database.url)
+    statement = f"SELECT CASE WHEN i = 300000 THEN public.failing('{sqlstate}') ELSE i END FROM generate_series(1, 400000) i"
+    with connector.adbc() as session, session.cursor() as cursor, pytest.raises(adbc_driver_manager.Error) as raised:
+        cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": "65536"})
+        cursor.execute(statement)
+        for _ in batches_of(cursor):
+            pass
+    error = connector.failed(raised.value)
+    assert type(error) is kind
+    if kind is SourceNotReady:
+        assert "private" not in str(error) and sqlstate in error.message
+    else:  # the message is the server's own; its details still quote rows
+        assert error.message.count("private value") == 1
+
+
+def test_what_an_error_says_of_the_row_is_not_shown(database: Database) -> None:
+    database.execute("CREATE TABLE public.unique_ones (email text PRIMARY KEY)")
+    connector = Connector(database.url)
+    with connector.connect() as session, pytest.raises(psycopg.Error) as raised:
+        session.execute("INSERT INTO public.unique_ones VALUES ('me@example.org'), ('me@example.org')")
+    error = connector.failed(raised.value)
+    assert "unique_ones_pkey" in error.message
+    assert "me@example.org" not in str(error)

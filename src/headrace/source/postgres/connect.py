@@ -8,14 +8,18 @@ start, whichever library opens it. libpq's messages about a malformed URL quote 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
-from headrace.errors import HeadraceError, ProjectError, SourceNotReady, SourceUnreachable
+from headrace.errors import HeadraceError, PositionLost, ProjectError, SourceNotReady, SourceUnreachable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SESSION = {
     "DateStyle": "ISO, MDY",
@@ -116,6 +120,20 @@ class Connector:
         return text
 
 
+def batches_of(cursor: Any) -> Iterator[pa.RecordBatch]:
+    """The result of an ADBC cursor. Raises adbc_driver_manager.Error, with its SQLSTATE, also while rows arrive."""
+    import pyarrow as pa
+
+    try:
+        yield from cursor.fetch_record_batch()
+    except (OSError, pa.ArrowException) as error:
+        # Arrow's stream interface has only a text for what breaks half-way; the driver's own reader knows the SQLSTATE.
+        helper = getattr(getattr(getattr(cursor, "_results", None), "reader", None), "_helper", None)
+        if helper is not None:
+            helper.check_error(error)
+        raise
+
+
 def _parameters(url: str, setting: str = SOURCE_URL) -> dict[str, Any]:
     """libpq's parameters of a URL, or of a ``key=value`` text. Raises ProjectError, which quotes nothing of it."""
     text = url.strip()
@@ -178,16 +196,28 @@ def _target(parameters: dict[str, Any]) -> str:
 
 
 def _first_lines(text: str) -> str:
-    """An error's text in one line, without ADBC's and libpq's introductions and the statement's context."""
-    text = re.split(r"\n(?:CONTEXT|LINE \d+|STATEMENT|Query was|HINT):?", text)[0]
+    """An error's text in one line, without ADBC's and libpq's introductions, details (they quote rows) and the statement's
+    context.
+    """
+    text = re.split(r"\n(?:DETAIL|CONTEXT|LINE \d+|STATEMENT|QUERY|Query was|HINT):?", text)[0]
     text = re.sub(r"^.*?\[libpq\] ", "", text, flags=re.DOTALL)
     text = re.sub(r"\.? SQLSTATE: \w{5}", "", text)
     text = re.sub(r"connection to server (at|on) [^:]*? failed: ", "", text)
+    text = re.sub(r"^.*?\b(?=(?:ERROR|FATAL|PANIC):  )", "", text, flags=re.DOTALL)
     text = re.sub(r"^(?:connection failed|Failed to connect|Failed to execute query: could not \w+ COPY): ", "", text)
-    lines = (re.sub(r"^(?:ERROR|FATAL): +", "", line.strip()) for line in text.splitlines())
-    told = [line for line in lines if line and not line.startswith(("Multiple connection attempts", "Is the server running"))]
+    lines = (re.sub(r"^(?:ERROR|FATAL|PANIC): +", "", line.strip()) for line in text.splitlines())
+    told = [line for line in lines if line and not line.startswith(_EMPTY_WORDS)]
     return "; ".join(dict.fromkeys(told)).rstrip(".")
 
+
+COPY_AGAIN = "`headrace drop --slot --lake`, then `headrace run` copies the tables again."
+
+_EMPTY_WORDS = (
+    "Multiple connection attempts",
+    "Is the server running",
+    "This probably means the server terminated",
+    "before or while processing the request",
+)
 
 _MEANINGS: tuple[tuple[str, tuple[str, ...], type[HeadraceError], str, str], ...] = (
     # part of the message, SQLSTATEs, error, what it means, what to do
@@ -255,6 +285,34 @@ _MEANINGS: tuple[tuple[str, tuple[str, ...], type[HeadraceError], str, str], ...
         "Wait, close other connections, or raise max_connections (or the role's CONNECTION LIMIT). Headrace uses up to 6.",
     ),
     (
+        r"all replication slots are in use",
+        (),
+        SourceNotReady,
+        "it has no replication slot left",
+        "Raise max_replication_slots (restart needed), or drop a slot nobody uses: SELECT * FROM pg_replication_slots;",
+    ),
+    (
+        r"can no longer (?:get changes from|access) replication slot|requested WAL segment .* has already been removed",
+        (),
+        PositionLost,
+        "it has removed log that was still to be read",
+        COPY_AGAIN,
+    ),
+    (
+        r"publication \"[^\"]*\" does not exist",
+        (),
+        PositionLost,
+        "a publication was made later than the log that is to be read",
+        COPY_AGAIN,
+    ),
+    (
+        r"snapshot \"[^\"]*\" does not exist|invalid snapshot identifier|could not import the requested snapshot",
+        (),
+        SourceUnreachable,
+        "the session that held a copy's snapshot was lost",
+        "Nothing has to be done: the tables whose copies were not finished are read again.",
+    ),
+    (
         r"max_wal_senders",
         (),
         SourceNotReady,
@@ -300,6 +358,9 @@ _MEANINGS: tuple[tuple[str, tuple[str, ...], type[HeadraceError], str, str], ...
 
 
 def _explain(text: str, state: str | None, who: str) -> HeadraceError:
+    if state is not None and state[:2] in _QUOTING and not text.startswith("invalid snapshot"):
+        shown = f"a value could not be read, SQLSTATE {state}"
+        return SourceNotReady(f"{who} could not do what was asked: {shown}", remedy="See the server's log.")
     for pattern, states, kind, meaning, remedy in _MEANINGS:
         if state in states or re.search(pattern, text, re.IGNORECASE):
             return kind(f"{who} cannot be used: {meaning} ({text})", remedy=remedy)
@@ -307,10 +368,10 @@ def _explain(text: str, state: str | None, who: str) -> HeadraceError:
         return SourceUnreachable(f"{who} cannot be used: {text}", remedy="See the server's log.")
     if state == "42501":
         return SourceNotReady(f"{who} refuses what capture needs: {text}", remedy="`headrace check` lists missing privileges.")
-    if state.startswith("22"):
-        text = f"a value could not be read, SQLSTATE {state}"  # PostgreSQL's message quotes the value
     return SourceNotReady(f"{who} could not do what was asked: {text}", remedy="`headrace check` says what it lacks.")
 
 
+_QUOTING = ("22", "P0")
+"""Classes of SQLSTATE whose messages quote values (P0: whatever a function at the source says)."""
 _PASSING = ("08", "28", "40", "53", "57", "58", "XX")
 """Classes of SQLSTATE that have to do with the connection or the server's state, not with what was asked."""
