@@ -20,7 +20,7 @@ from headrace.events import CaughtUp, Committed, Copying, Parked, Retrying, Watc
 from headrace.lake.port import Lake, StagedCopy, TableState
 from headrace.position import Position
 from headrace.schema import TableId, TableSchema
-from headrace.source.port import CopySink, Source
+from headrace.source.port import CopySink, Source, Stopped
 
 RETRY_SECONDS = (0.5, 1, 2, 5, 10, 30)
 
@@ -74,6 +74,8 @@ class Run:
                 try:
                     for _ in self._session(until_caught_up):
                         worked, self._tries = True, 0
+                    return
+                except Stopped:
                     return
                 except HeadraceError as error:
                     self._lake.abandon()

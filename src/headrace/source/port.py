@@ -14,6 +14,10 @@ from headrace.position import Position
 from headrace.schema import TableId, TableSchema
 
 
+class Stopped(Exception):
+    """The source was asked to stop while it waited."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceTable:
     """A table the project names, as the source has it now."""
@@ -49,7 +53,7 @@ class Source(Protocol):
         """Take the pipeline's lock, make what is missing (publications, slot), and give the position to go on from.
 
         ``position`` is where the lake stands, None for a new one. Raises AlreadyRunning, PositionLost, SourceNotReady,
-        SourceUnreachable.
+        SourceUnreachable, and Stopped when `stop` was called meanwhile.
         """
 
     def tables(self) -> Mapping[TableId, SourceTable]:

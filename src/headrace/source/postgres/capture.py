@@ -25,11 +25,12 @@ from headrace.change import ChangeBatch, TableFault
 from headrace.position import Position, format_lsn
 from headrace.schema import TableId, TableSchema
 from headrace.source.postgres import slots
-from headrace.source.postgres.connect import Connector
+from headrace.source.postgres.connect import Connector, batches_of
 from headrace.source.postgres.convert import Converter
 from headrace.source.postgres.decode import Decoded, Decoder, RelationMessage
 from headrace.source.postgres.quarantine import quarantine_rows
 from headrace.source.postgres.types import TypeMapping
+from headrace.source.postgres.waiting import end_with_client
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +174,7 @@ class Capture:
 
     def _open_copy(self, cursor: Any) -> None:
         name = f"{self._slot[:40]}_read_{time.time_ns() % 10**12}"
+        end_with_client(cursor.execute)
         if self._settings.decoding_memory:
             cursor.execute(f"SET logical_decoding_work_mem = '{self._settings.decoding_memory}'")
         cursor.execute(
@@ -190,13 +192,8 @@ class Capture:
                 f"{_quoted(self._copy)}, '{format_lsn(upto)}', NULL,"
                 f" 'proto_version', '1', 'publication_names', {_quoted(publications)})"
             )
-            yield from cursor.fetch_record_batch()
-        except adbc_driver_manager.Error as error:
-            if self._stop.is_set():
-                return
-            raise self._connector.failed(error) from error
-        except (OSError, pa.ArrowException) as error:
-            # What breaks while rows arrive surfaces through Arrow's stream interface, as one of its own errors.
+            yield from batches_of(cursor)
+        except (adbc_driver_manager.Error, OSError) as error:
             if self._stop.is_set():
                 return
             raise self._connector.failed(error) from error

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -31,9 +31,10 @@ from headrace.ahead import ahead
 from headrace.errors import SourceNotReady
 from headrace.position import parse_lsn
 from headrace.schema import TableId, TableSchema
-from headrace.source.postgres.connect import Connector
+from headrace.source.postgres.connect import Connector, batches_of
 from headrace.source.postgres.convert import Converter
 from headrace.source.postgres.types import TypeMapping
+from headrace.source.postgres.waiting import Patience, end_with_client
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,40 +51,33 @@ class TableChanged(Exception):
 
 
 @contextmanager
-def exported_snapshot(connector: Connector, *, slot: str, say: Callable[[str], None]) -> Iterator[Snapshot]:
-    """A snapshot that lives as long as this context. Waits for the transactions that run now, and says which."""
+def exported_snapshot(
+    connector: Connector, *, slot: str, say: Callable[[str], None], stopped: threading.Event | None = None
+) -> Iterator[Snapshot]:
+    """A snapshot that lives as long as this context. Waits for the transactions that run now, and says which.
+
+    Raises Stopped when ``stopped`` is set meanwhile.
+    """
     name = f"{slot[:40]}_copy_{time.time_ns() % 10**12}"
-    with connector.connect_replication() as connection, connector.connect() as control:
+    patience = Patience(connector=connector, stopped=stopped or threading.Event(), say=say)
+    with connector.connect_replication() as connection:
+        end_with_client(lambda statement: connection.pgconn.exec_(statement.encode()))
         command = f"CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')"
-        outcome: list[Any] = []
-        waiting = threading.Thread(target=lambda: outcome.append(_simple_query(connection, command)), daemon=True)
-        waiting.start()
-        waiting.join(2)
-        while waiting.is_alive():
-            say(_blockers(control, connection.info.backend_pid))
-            waiting.join(5)
-        if isinstance(outcome[0], psycopg.Error):
-            raise connector.failed(outcome[0]) from outcome[0]
-        _, lsn, snapshot, _ = outcome[0]
+        try:
+            _, lsn, snapshot, _ = patience.wait(
+                connection, lambda: _simple_query(connection, command), what="the copy's snapshot"
+            )
+        except psycopg.Error as error:
+            raise connector.failed(error) from error
         yield Snapshot(lsn=parse_lsn(lsn), name=snapshot, taken_at=datetime.now(UTC))
 
 
-def _simple_query(connection: psycopg.Connection[Any], command: str) -> list[str] | psycopg.Error:
+def _simple_query(connection: psycopg.Connection[Any], command: str) -> list[str]:
     """One row of text values: replication commands exist in the simple query protocol only."""
     result = connection.pgconn.exec_(command.encode())
     if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
-        return psycopg.errors.error_from_result(result)
+        raise psycopg.errors.error_from_result(result)
     return [(result.get_value(0, n) or b"").decode() for n in range(result.nfields)]
-
-
-def _blockers(control: psycopg.Connection[Any], own_pid: int) -> str:
-    rows = control.execute(
-        "SELECT pid, round(extract(epoch FROM now() - xact_start)) FROM pg_stat_activity"
-        " WHERE backend_xid IS NOT NULL AND pid <> %s ORDER BY xact_start LIMIT 5",
-        [own_pid],
-    ).fetchall()
-    running = ", ".join(f"pid {pid} ({seconds:.0f} s)" for pid, seconds in rows)
-    return f"the snapshot waits for running transactions: {running or 'prepared transactions, see pg_prepared_xacts'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +101,9 @@ class CopiedRows:
 class TableReader:
     """Reads one table under a snapshot, in page ranges, over several connections.
 
-    ``describe`` reads the table from the system catalog, as it is now. The table is locked against DDL while the reader is open.
-    Raises TableChanged when it was altered since the snapshot, SourceNotReady when it may not be read.
+    ``describe`` reads the table from the system catalog, as it is now. The table is locked against DDL while the reader is open;
+    ``patience`` is for that lock. Raises TableChanged when it was altered since the snapshot, SourceNotReady when it may not be
+    read, Stopped.
     """
 
     def __init__(
@@ -119,6 +114,7 @@ class TableReader:
         table: TableId,
         oid: int,
         describe: Callable[[], TableToCopy],
+        patience: Patience,
         connections: int,
         chunk_bytes: int,
         range_bytes: int,
@@ -130,6 +126,8 @@ class TableReader:
         self._connections = connections
         self._chunk_bytes = chunk_bytes
         self._range_bytes = range_bytes
+        self._patience = patience
+        self._reading: set[Any] = set()
         self._ordinals = _Ordinals()
         self._guard = connector.connect(autocommit=False)
         try:
@@ -143,13 +141,18 @@ class TableReader:
     def close(self) -> None:
         self._guard.close()
 
+    def stop(self) -> None:
+        """End `rows` soon, from any thread: what is being read is cancelled. Those rows are not all."""
+        for cursor in list(self._reading):
+            with suppress(adbc_driver_manager.Error):  # nothing was under way
+                cursor.adbc_cancel()
+
     def _lock(self) -> None:
         self._guard.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         self._guard.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self._snapshot.name)))
         try:
-            self._guard.execute(
-                sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.Identifier(self._table.schema, self._table.name))
-            )
+            statement = sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.Identifier(self._table.schema, self._table.name))
+            self._patience.wait(self._guard, lambda: self._guard.execute(statement), what=f"the copy of {self._table}")
         except psycopg.errors.InsufficientPrivilege as error:
             raise SourceNotReady(
                 f"table {self._table} may not be read by this user, so it cannot be copied",
@@ -166,7 +169,7 @@ class TableReader:
         if before != now:
             raise TableChanged(f"table {self._table} was altered or truncated while its copy began")
 
-    def rows(self) -> Iterator[CopiedRows]:
+    def rows(self) -> Generator[CopiedRows, None, None]:
         """All rows of the table, in no particular order."""
         ranges = _Ranges(self._page_ranges())
         with ExitStack() as running:
@@ -211,13 +214,14 @@ class TableReader:
             closing(self._connector.adbc()) as connection,
             closing(connection.cursor()) as cursor,
         ):
+            self._reading.add(cursor)
             try:
                 cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._snapshot.name}'")
                 cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(self._chunk_bytes)})
-                while (condition := ranges.take()) is not None:
+                while not self._patience.stopped.is_set() and (condition := ranges.take()) is not None:
                     cursor.execute(f"SELECT {selected} FROM {source} WHERE {condition}")
-                    for batch in cursor.fetch_record_batch():
+                    for batch in batches_of(cursor):
                         if batch.num_rows:
                             yield CopiedRows(
                                 table=self._table,
@@ -230,8 +234,12 @@ class TableReader:
                                     first_ordinal=self._ordinals.take(batch.num_rows),
                                 ),
                             )
-            except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
+            except (adbc_driver_manager.Error, OSError) as error:
+                if self._patience.stopped.is_set():
+                    return
                 raise self._connector.failed(error) from error
+            finally:
+                self._reading.discard(cursor)
 
 
 _IDENTITY = """

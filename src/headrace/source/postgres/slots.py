@@ -18,6 +18,8 @@ from psycopg.rows import TupleRow
 from headrace.errors import AlreadyRunning, PositionLost, SourceNotReady
 from headrace.position import format_lsn
 from headrace.schema import TableId
+from headrace.source.postgres.connect import COPY_AGAIN
+from headrace.source.postgres.waiting import Patience
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -65,12 +67,18 @@ def find_slot(connection: Connection, name: str) -> Slot | None:
     )
 
 
-def create_slot(connection: Connection, name: str) -> int:
-    """Make the durable slot; returns the LSN from which it has every change. Waits for the transactions that now run."""
+def create_slot(connection: Connection, name: str, patience: Patience) -> int:
+    """Make the durable slot; returns the LSN from which it has every change. Waits for the transactions that now run.
+
+    Raises SourceNotReady, and Stopped: there is no slot then.
+    """
+
+    def create() -> TupleRow | None:
+        query = "SELECT (lsn - '0/0')::bigint FROM pg_create_logical_replication_slot(%s, 'pgoutput')"
+        return connection.execute(query, [name]).fetchone()
+
     try:
-        row = connection.execute(
-            "SELECT (lsn - '0/0')::bigint FROM pg_create_logical_replication_slot(%s, 'pgoutput')", [name]
-        ).fetchone()
+        row = patience.wait(connection, create, what=f"making slot {name}")
     except psycopg.errors.ConfigurationLimitExceeded as error:
         raise SourceNotReady(
             f"the source has no free replication slot for {name!r}: every one of max_replication_slots is taken",
@@ -80,19 +88,40 @@ def create_slot(connection: Connection, name: str) -> int:
     return int(row[0])
 
 
-def usable_slot(slot: Slot | None, name: str, *, position: int | None) -> Slot:
-    """The slot, if a lake that stands at ``position`` can go on with it. Raises PositionLost or SourceNotReady."""
-    again = (
-        "The changes in between are lost to this pipeline: `headrace drop --slot --lake`,"
-        " then `headrace run` copies the tables again."
+def idle_slot(connection: Connection, name: str, *, patience: float = 5.0) -> Slot | None:
+    """The slot once no session uses it: one of a run that was killed may for a moment. Raises AlreadyRunning."""
+    deadline = time.monotonic() + patience
+    while (slot := find_slot(connection, name)) is not None and slot.active_pid is not None:
+        if time.monotonic() > deadline:
+            raise _in_use(slot)
+        time.sleep(0.1)
+    return slot
+
+
+def _in_use(slot: Slot) -> AlreadyRunning:
+    return AlreadyRunning(
+        f"slot {slot.name!r} is in use by process {slot.active_pid} of the source, which is not a run of this pipeline:"
+        " a slot has one consumer at a time",
+        remedy="Stop that consumer (pg_stat_activity shows whose it is), or give the pipeline another slot name"
+        " (source.slot in headrace.yaml).",
     )
+
+
+def usable_slot(slot: Slot | None, name: str, *, position: int | None, database: str) -> Slot:
+    """The slot, if a lake of ``database`` that stands at ``position`` can go on with it. Raises PositionLost, SourceNotReady."""
+    again = f"The changes in between are lost to this pipeline: {COPY_AGAIN}"
     if slot is None:
         raise PositionLost(f"slot {name!r} does not exist at the source, but the lake continues from it", remedy=again)
+    another = "Give the pipeline another slot name (source.slot in headrace.yaml), or drop that slot."
+    if slot.database != database:
+        raise SourceNotReady(
+            f"slot {name!r} exists and belongs to database {slot.database!r}, but a slot reads one database only", remedy=another
+        )
     if slot.plugin != "pgoutput" or slot.two_phase:
         raise SourceNotReady(
             f"slot {name!r} exists with plugin {slot.plugin!r}{' and two_phase' if slot.two_phase else ''};"
             " headrace needs pgoutput without it",
-            remedy="Give the pipeline another slot name (source.slot in headrace.yaml), or drop that slot.",
+            remedy=another,
         )
     if slot.wal_status == "lost" or slot.restart_lsn is None or slot.confirmed_lsn is None:
         raise PositionLost(f"slot {name!r} was invalidated: the source has removed log that it still needed", remedy=again)
@@ -105,28 +134,33 @@ def usable_slot(slot: Slot | None, name: str, *, position: int | None) -> Slot:
     return slot
 
 
-def advance_slot(connection: Connection, name: str, lsn: int, *, patience: float = 30.0) -> None:
+def advance_slot(connection: Connection, name: str, lsn: int, *, patience: float = 5.0) -> None:
     """Tell the source that everything before ``lsn`` is durable in the lake. Does nothing if the slot already stands there.
 
     A slot whose last user has just died is busy for a moment: tried again for ``patience`` seconds, then AlreadyRunning.
+    Raises PositionLost when there is no such slot any more.
     """
     deadline = time.monotonic() + patience
     while True:
         try:
-            connection.execute(
-                "SELECT pg_replication_slot_advance(slot_name, least(%s::pg_lsn, pg_current_wal_flush_lsn()))"
-                " FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn < %s::pg_lsn",
-                [format_lsn(lsn), name, format_lsn(lsn)],
-            )
-            return
+            row = connection.execute(
+                "SELECT CASE WHEN confirmed_flush_lsn < %s::pg_lsn THEN"
+                " pg_replication_slot_advance(slot_name, least(%s::pg_lsn, pg_current_wal_flush_lsn()))::text END"
+                " FROM pg_replication_slots WHERE slot_name = %s",
+                [format_lsn(lsn), format_lsn(lsn), name],
+            ).fetchone()
         except psycopg.errors.ObjectInUse as error:
-            if time.monotonic() > deadline:
-                raise AlreadyRunning(
-                    f"slot {name!r} is in use by another session of the source",
-                    remedy="SELECT active_pid FROM pg_replication_slots; shows whose."
-                    " Stop that consumer, or use another slot name.",
-                ) from error
+            slot = find_slot(connection, name)
+            if time.monotonic() > deadline and slot is not None:
+                raise _in_use(slot) from error
             time.sleep(0.1)
+            continue
+        if row is None:
+            raise PositionLost(
+                f"slot {name!r} does not exist at the source any more: it was dropped while the pipeline followed it",
+                remedy=COPY_AGAIN,
+            )
+        return
 
 
 def drop_slot(connection: Connection, name: str) -> bool:
@@ -144,24 +178,40 @@ def drop_slot(connection: Connection, name: str) -> bool:
     return True
 
 
-def lock_pipeline(connection: Connection, slot: str) -> None:
-    """Take the pipeline's advisory lock on this session. Raises AlreadyRunning when another session has it."""
-    row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended('headrace ' || %s, 0))", [slot]).fetchone()
-    if row is None or not row[0]:
-        raise AlreadyRunning(
-            f"another run already follows slot {slot!r}: it holds the pipeline's advisory lock at the source",
-            remedy="Let it go on, or stop it first. `headrace status` shows what it does.",
-        )
+def lock_pipeline(connection: Connection, slot: str, *, patience: float = 3.0) -> None:
+    """Take the pipeline's advisory lock on this session. Raises AlreadyRunning when another session keeps it.
+
+    The source notices a killed run's end within a second or so, if it was busy for it: hence ``patience``, in seconds.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended('headrace ' || %s, 0))", [slot]).fetchone()
+        if row is not None and row[0]:
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    holder = connection.execute(
+        f"SELECT pid, client_addr::text FROM pg_locks LEFT JOIN pg_stat_activity USING (pid) WHERE {_LOCKED}", [slot]
+    ).fetchone()
+    pid, address = holder if holder is not None else (None, None)
+    whose = f" (process {pid} there{f', from {address}' if address else ''})" if pid is not None else ""
+    raise AlreadyRunning(
+        f"another run already follows slot {slot!r}: its session{whose} holds the pipeline's lock at the source",
+        remedy="Let it go on, or stop it first. `headrace status` shows what it does.",
+    )
+
+
+_LOCKED = """
+locktype = 'advisory' AND objsubid = 1 AND granted
+AND (classid::bigint << 32 | objid::bigint) = hashtextextended('headrace ' || %s, 0)
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 def is_running(connection: Connection, slot: str) -> bool:
     """True if some session holds the pipeline's advisory lock."""
-    row = connection.execute(
-        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
-        " AND (classid::bigint << 32 | objid::bigint) = hashtextextended('headrace ' || %s, 0)"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        [slot],
-    ).fetchone()
+    row = connection.execute(f"SELECT 1 FROM pg_locks WHERE {_LOCKED}", [slot]).fetchone()
     return row is not None
 
 

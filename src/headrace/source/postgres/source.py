@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+import adbc_driver_manager
 import psycopg
 
 from headrace.change import ChangeBatch, TableFault
 from headrace.errors import PositionLost, SourceNotReady
 from headrace.position import Position, format_lsn
 from headrace.schema import TableId, TableSchema
-from headrace.source.port import CopySink, SourceTable
+from headrace.source.port import CopySink, SourceTable, Stopped
 from headrace.source.postgres import evolution, slots
 from headrace.source.postgres.capture import Capture, CaptureSettings, Followed
+from headrace.source.postgres.checks import BEFORE_A_RUN, Names, preflight, require_ready
 from headrace.source.postgres.connect import Connector
 from headrace.source.postgres.copy import Snapshot, TableChanged, TableReader, TableToCopy, exported_snapshot
 from headrace.source.postgres.decode import RelationMessage
 from headrace.source.postgres.relations import Relation, find_relations, mappings_of, read_relation, schema_of
+from headrace.source.postgres.waiting import Patience, end_with_client
 
 COPY_TRIES = 5
 
@@ -51,7 +54,9 @@ class PostgresSource:
         self._control: psycopg.Connection[tuple[object, ...]] | None = None
         self._relations: dict[TableId, Relation] = {}
         self._capture: Capture | None = None
+        self._reader: TableReader | None = None
         self._stopped = threading.Event()
+        self._patience = Patience(connector=connector, stopped=self._stopped, say=say)
         self._end_seen = 0
 
     @contextmanager
@@ -59,6 +64,7 @@ class PostgresSource:
         settings = self._settings
         with self._speaking(), self._connector.connect() as control:
             self._control = control
+            end_with_client(lambda statement: control.execute(statement.encode()))
             slots.lock_pipeline(control, settings.slot)
             self._relations = {
                 relation.table: relation for relation in find_relations(control, settings.include, settings.exclude)
@@ -69,12 +75,13 @@ class PostgresSource:
                     "tables that the project names cannot be captured: " + "; ".join(refused),
                     remedy="Take them out of source.tables in headrace.yaml (or name them in source.exclude).",
                 )
+            self._require_ready()
             self._publish_tables(control)
-            slot = slots.find_slot(control, settings.slot)
+            slot = slots.idle_slot(control, settings.slot)
             if position is None:
                 start = self._first_position(control, slot)
             else:
-                usable = slots.usable_slot(slot, settings.slot, position=position.lsn)
+                usable = slots.usable_slot(slot, settings.slot, position=position.lsn, database=control.info.dbname)
                 end = slots.current_lsn(control)
                 if position.lsn > end:
                     raise PositionLost(
@@ -93,11 +100,19 @@ class PostgresSource:
 
     def _first_position(self, control: psycopg.Connection[tuple[object, ...]], slot: slots.Slot | None) -> int:
         if slot is None:
-            self._say(f"making slot {self._settings.slot}: the source waits for its running transactions")
-            return slots.create_slot(control, self._settings.slot)
-        usable = slots.usable_slot(slot, self._settings.slot, position=None)
+            self._say(f"making slot {self._settings.slot}")
+            return slots.create_slot(control, self._settings.slot, self._patience)
+        usable = slots.usable_slot(slot, self._settings.slot, position=None, database=control.info.dbname)
         assert usable.confirmed_lsn is not None
         return usable.confirmed_lsn
+
+    def _require_ready(self) -> None:
+        """Raises SourceNotReady for what a run would not notice by itself, such as a publication that leaves something out."""
+        settings = self._settings
+        names = Names(slot=settings.slot, publication=settings.publication, appends_publication=settings.appends_publication)
+        require_ready(
+            preflight(self._connector, include=settings.include, exclude=settings.exclude, names=names, checks=BEFORE_A_RUN)
+        )
 
     def _publish_tables(self, control: psycopg.Connection[tuple[object, ...]]) -> None:
         """Publications first, then the slot: a slot older than its publication cannot be decoded."""
@@ -128,7 +143,7 @@ class PostgresSource:
         """Errors of the driver, as a lost connection gives them anywhere, leave as what they mean."""
         try:
             yield
-        except psycopg.Error as error:
+        except (psycopg.Error, adbc_driver_manager.Error) as error:
             raise self._connector.failed(error) from error
 
     def tables(self) -> Mapping[TableId, SourceTable]:
@@ -151,23 +166,34 @@ class PostgresSource:
     ) -> None:
         left = list(tables)
         for _ in range(COPY_TRIES):
-            changed = []
-            with self._speaking(), exported_snapshot(self._connector, slot=self._settings.slot, say=self._say) as snapshot:
-                for table in left:
-                    if self._stopped.is_set():
-                        return
-                    try:
-                        self._copy_table(snapshot, table, sink, progress)
-                    except TableChanged as change:
-                        self._say(f"{change}; it is read again under a new snapshot")
-                        changed.append(table)
-            if not changed:
+            try:
+                left = self._copy_under_one_snapshot(left, sink, progress)
+            except Stopped:
                 return
-            left = changed
+            if not left:
+                return
         raise SourceNotReady(
             f"tables were altered or truncated each time their copy began: {', '.join(map(str, left))}",
             remedy="Run again when no DDL runs on them. The other tables' copies are kept.",
         )
+
+    def _copy_under_one_snapshot(
+        self,
+        tables: Sequence[TableId],
+        sink: Callable[[TableSchema, int], CopySink],
+        progress: Callable[[TableId, int], None],
+    ) -> list[TableId]:
+        """Returns the tables that were changed since the snapshot, and need another one. Raises Stopped."""
+        changed = []
+        slot, say, stopped = self._settings.slot, self._say, self._stopped
+        with self._speaking(), exported_snapshot(self._connector, slot=slot, say=say, stopped=stopped) as snapshot:
+            for table in tables:
+                try:
+                    self._copy_table(snapshot, table, sink, progress)
+                except TableChanged as change:
+                    self._say(f"{change}; it is read again under a new snapshot")
+                    changed.append(table)
+        return changed
 
     def _copy_table(
         self,
@@ -183,26 +209,31 @@ class PostgresSource:
             table=table,
             oid=relation.oid,
             describe=lambda: self._describe(table),
+            patience=self._patience,
             connections=self._settings.copy_connections,
             chunk_bytes=self._settings.copy_chunk_bytes,
             range_bytes=self._settings.copy_range_bytes,
         )
+        self._reader = reader
         try:
             target = sink(reader.to_copy.schema, snapshot.lsn)
             rows = 0
             try:
-                for copied in reader.rows():
-                    target.append(copied.changes)
-                    rows += copied.changes.num_rows
-                    progress(table, rows)
-                    if self._stopped.is_set():
-                        target.discard()
-                        return
+                with closing(reader.rows()) as chunks:
+                    for copied in chunks:
+                        target.append(copied.changes)
+                        rows += copied.changes.num_rows
+                        progress(table, rows)
+                        if self._stopped.is_set():
+                            break
+                if self._stopped.is_set():
+                    raise Stopped  # not all rows may have come
             except BaseException:
                 target.discard()
                 raise
             target.finish()
         finally:
+            self._reader = None
             reader.close()
 
     def _describe(self, table: TableId) -> TableToCopy:
@@ -294,11 +325,16 @@ class PostgresSource:
         return self._end_seen
 
     def acknowledge(self, position: Position) -> None:
+        control = self._control
         with self._speaking(), self._connector.connect() as connection:
+            if control is not None:
+                control.execute("SELECT")  # with its session the pipeline's lock would be lost
             slots.advance_slot(connection, self._settings.slot, position.lsn)
 
     def stop(self) -> None:
         self._stopped.set()
-        capture = self._capture
+        capture, reader = self._capture, self._reader
         if capture is not None:
             capture.stop()
+        if reader is not None:
+            reader.stop()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from headrace.errors import SourceNotReady
+from headrace.errors import SourceNotReady, SourceUnreachable
 from headrace.source.postgres import slots
 from headrace.source.postgres.checks import publications, server, tables
 from headrace.source.postgres.checks.finding import Examined, Finding, Names, Severity
@@ -135,19 +135,28 @@ def preflight(
             try:
                 findings += check(examined)
             except psycopg.Error as error:
-                failed.append(Failed(check=check_name(check), reason=connector.failed(error).message))
+                meaning = connector.failed(error)
+                if isinstance(meaning, SourceUnreachable):
+                    raise meaning from error
+                failed.append(Failed(check=check_name(check), reason=meaning.message))
     for look in elsewhere:
         findings += look()
     return Report(findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])), failed=tuple(failed))
 
 
 def require_ready(report: Report) -> None:
-    """Raises SourceNotReady when there is a blocker, with all of them and the first one's cure."""
+    """Raises SourceNotReady when there is a blocker, with all of them and the first one's cure; or a check that could not run."""
     if report.blockers:
         first = report.blockers[0]
         raise SourceNotReady(
             "; ".join(f"{finding.object}: {finding.found}, so {finding.consequence}" for finding in report.blockers),
-            remedy=f"{first.cure} (`headrace check` has all findings with their cures.)",
+            remedy=first.cure + (" (`headrace check` has all findings with their cures.)" if len(report.blockers) > 1 else ""),
+        )
+    if report.failed:
+        raise SourceNotReady(
+            "what a run needs could not be looked up: "
+            + "; ".join(f"check {failed.check}: {failed.reason}" for failed in report.failed),
+            remedy="Give this user the privilege that is missing, then say this again.",
         )
 
 
