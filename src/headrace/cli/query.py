@@ -68,7 +68,7 @@ def _show(columns: object, rows: object, *, more: bool) -> None:
 def _text(value: object) -> str:
     from rich.markup import escape
 
-    return escape(value.hex() if isinstance(value, bytes) else str(value))
+    return escape(str(value))
 
 
 def sql(

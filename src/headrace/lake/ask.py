@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import duckdb
 
@@ -22,10 +22,10 @@ _COPY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The first rows of a result. ``more``: there are further ones."""
+    """The first rows of a result, as DuckDB writes their values. ``more``: there are further ones."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[str | None]]
     more: bool
 
 
@@ -35,7 +35,8 @@ def ask(engine: duckdb.DuckDBPyConnection, sql: str, *, limit: int) -> Answer | 
         result = _relation(engine, sql)
         if result is None:
             return None
-        rows = result.fetchmany(limit + 1)
+        # As text: Python's own types lack infinities and far years, and times with a zone would need a package of their own.
+        rows = result.project("COLUMNS(*)::VARCHAR").fetchmany(limit + 1)
         return Answer(columns=list(result.columns), rows=rows[:limit], more=len(rows) > limit)
     except duckdb.Error as error:
         raise _bad(error) from error
