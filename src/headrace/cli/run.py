@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from types import FrameType
-from typing import Annotated
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from headrace.run import Run
 
 
 def run(
@@ -21,35 +25,60 @@ def run(
 ) -> None:
     """Copy the tables that are new, then follow the source, until stopped.
 
-    Ctrl-C and SIGTERM end it after the commit under way. Started again, it goes on where the lake stands.
+    Ctrl-C and SIGTERM end it after the commit under way; a second Ctrl-C ends it at once, which loses nothing either.
+    Started again, it goes on where the lake stands.
 
     Example: headrace run --for 10m
     """
-    from headrace.cli.folder import project_of
-    from headrace.cli.watching import watcher
-    from headrace.errors import ProjectError, TablesParked
-    from headrace.pipeline import open_run
-    from headrace.project.units import parse_duration
+    with Stopping() as stopping:
+        from headrace.cli.folder import project_of
+        from headrace.cli.watching import watcher
+        from headrace.errors import ProjectError, TablesParked
+        from headrace.pipeline import open_run
+        from headrace.project.units import parse_duration
 
-    project = project_of(context)
-    try:
-        seconds = parse_duration(duration) if duration is not None else None
-    except ValueError as error:
-        raise ProjectError(f"--for {duration} is not a duration such as 30s, 10m or 2h") from error
-    with watcher(Console(), as_json=as_json, quiet=quiet) as watch, open_run(project, watch) as running:
-
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            running.stop()
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        project = project_of(context)
         try:
+            seconds = parse_duration(duration) if duration is not None else None
+        except ValueError as error:
+            raise ProjectError(f"--for {duration} is not a duration such as 30s, 10m or 2h") from error
+        with watcher(Console(), as_json=as_json, quiet=quiet) as watch, open_run(project, watch) as running:
+            stopping.watch_over(running)
             running.run(until_caught_up=until_caught_up, seconds=seconds)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        parked = running.parked()
+            parked = running.parked()
     if parked and until_caught_up:
         raise TablesParked(
             f"tables are parked: {', '.join(str(table) for table in sorted(parked))}; the others are up to date",
             remedy="`headrace status` says why, and what to do.",
         )
+
+
+class Stopping:
+    """While this context lasts, SIGTERM and Ctrl-C stop the run, also one that is still being opened."""
+
+    def __init__(self) -> None:
+        self._running: Run | None = None
+        self._asked = self._interrupted = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def watch_over(self, running: Run) -> None:
+        self._running = running
+        if self._asked:
+            running.stop()
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._interrupted:
+            Console().show_cursor(True)  # a live display hides it
+            os._exit(128 + signal.SIGINT)  # a crash, to the lake and to the source: both are made for it
+        self._asked = True
+        self._interrupted |= number == signal.SIGINT
+        if self._running is not None:
+            self._running.stop()

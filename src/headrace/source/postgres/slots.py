@@ -225,8 +225,11 @@ class Publication:
     """Those of the tables that are partitioned."""
 
 
-def ensure_publication(connection: Connection, publication: Publication) -> None:
-    """Create the publication or add the tables it lacks. Raises SourceNotReady with the SQL to run when we may not."""
+def ensure_publication(connection: Connection, publication: Publication, patience: Patience) -> None:
+    """Create the publication or add the tables it lacks, which waits for DDL on them.
+
+    Raises SourceNotReady with the SQL to run when we may not, and Stopped.
+    """
     name = sql.Identifier(publication.name)
 
     def listed(tables: Iterable[TableId]) -> sql.Composed:
@@ -254,7 +257,7 @@ def ensure_publication(connection: Connection, publication: Publication) -> None
             return
         statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(name, listed(missing))
     try:
-        connection.execute(statement)
+        patience.wait(connection, lambda: connection.execute(statement), what=f"publication {publication.name}")
     except psycopg.errors.InsufficientPrivilege as error:
         raise SourceNotReady(
             f"publication {publication.name!r} lacks tables that the project names, and this user may not change that",

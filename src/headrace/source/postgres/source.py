@@ -66,9 +66,10 @@ class PostgresSource:
             self._control = control
             end_with_client(lambda statement: control.execute(statement.encode()))
             slots.lock_pipeline(control, settings.slot)
-            self._relations = {
-                relation.table: relation for relation in find_relations(control, settings.include, settings.exclude)
-            }
+            found = self._patience.wait(
+                control, lambda: find_relations(control, settings.include, settings.exclude), what="reading the system catalog"
+            )
+            self._relations = {relation.table: relation for relation in found}
             refused = [f"{relation.table}: {relation.refusal}" for relation in self._relations.values() if relation.refusal]
             if refused:
                 raise SourceNotReady(
@@ -127,6 +128,7 @@ class PostgresSource:
                 tables=tuple(sorted(keyed)),
                 partitioned=partitioned,
             ),
+            self._patience,
         )
         slots.ensure_publication(
             control,
@@ -136,6 +138,7 @@ class PostgresSource:
                 tables=tuple(sorted(keyless)),
                 partitioned=partitioned,
             ),
+            self._patience,
         )
 
     @contextmanager
