@@ -32,12 +32,13 @@ class Answer:
 def ask(engine: duckdb.DuckDBPyConnection, sql: str, *, limit: int) -> Answer | None:
     """Run one statement; None when it has no result. Raises BadQuery with DuckDB's own words."""
     try:
-        result = _relation(engine, sql)
-        if result is None:
+        answer = _relation(engine, sql)
+        if answer is None:
             return None
         # As text: Python's own types lack infinities and far years, and times with a zone would need a package of their own.
-        rows = result.project("COLUMNS(*)::VARCHAR").fetchmany(limit + 1)
-        return Answer(columns=list(result.columns), rows=rows[:limit], more=len(rows) > limit)
+        # By `execute`, not by the relation's methods: those keep the interpreter's lock, and the catalog's thread needs it.
+        rows = engine.execute("SELECT COLUMNS(*)::VARCHAR FROM answer").fetchmany(limit + 1)
+        return Answer(columns=list(answer.columns), rows=rows[:limit], more=len(rows) > limit)
     except duckdb.Error as error:
         raise _bad(error) from error
 
