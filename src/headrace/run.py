@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from headrace import failpoint
 from headrace.change import ChangeBatch
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, PositionLost
 from headrace.events import CaughtUp, Committed, Copying, Parked, Retrying, Watch
 from headrace.lake.port import Lake, StagedCopy, TableState
 from headrace.position import Position
@@ -56,8 +56,9 @@ class Run:
         self._source.stop()
 
     def parked(self) -> Sequence[TableId]:
-        """The tables that are parked."""
-        return [table for table, state in self._lake.tables.items() if state.fault is not None]
+        """The tables that are parked, of those that the project still names."""
+        named = self._source.tables()
+        return [table for table, state in self._lake.tables.items() if state.fault is not None and table in named]
 
     def run(self, *, until_caught_up: bool = False, seconds: float | None = None) -> None:
         """Follow the source until stopped, for ``seconds``, or up to where its log ended when following began.
@@ -69,14 +70,17 @@ class Run:
             timer.daemon = True
             timer.start()
         worked = False
+        self._tries = 0
         try:
             while not self._stopped.is_set():
                 try:
                     for _ in self._session(until_caught_up):
-                        worked, self._tries = True, 0
+                        worked = True
                     return
                 except Stopped:
                     return
+                except _Overtaken:
+                    continue
                 except HeadraceError as error:
                     self._lake.abandon()
                     if self._stopped.is_set():
@@ -94,9 +98,10 @@ class Run:
     def _session(self, until_caught_up: bool) -> Iterator[None]:
         """One connection's life. Yields once when the source is open and after every commit."""
         lake, source = self._lake, self._source
-        with source.open(lake.position) as start:
+        with self._alone() as start:
             yield
             named = source.tables()
+            self._park_gaps()
             waiting = [table for table in named if lake.tables.get(table) is None or lake.tables[table].waiting]
             copies = self._copy(waiting)
             if self._stopped.is_set():
@@ -124,14 +129,43 @@ class Run:
                     if self._stopped.is_set():
                         return
 
+    @contextmanager
+    def _alone(self) -> Iterator[Position]:
+        """The source, opened where the lake stands. Raises as `Source.open`, and _Overtaken."""
+        lake = self._lake
+        position = lake.position
+        opened = False
+        try:
+            with self._source.open(position) as start:
+                opened = True
+                lake.abandon()
+                if lake.position != position:
+                    raise _Overtaken
+                yield start
+        except PositionLost as error:
+            lake.abandon()
+            if not opened and lake.position != position:
+                raise _Overtaken from error
+            raise
+
+    def _park_gaps(self) -> None:
+        followed = {table: state.schema for table, state in self._lake.tables.items() if state.following}
+        for table, fault in self._source.gaps(followed).items():
+            self._lake.park(table, fault)
+            self._watch(Parked(table=table, fault=fault))
+
     # --- first copy ------------------------------------------------------------------------------------------------------------
 
     def _copy(self, tables: Sequence[TableId]) -> Sequence[StagedCopy]:
         """Read the tables that have no finished copy yet; returns the finished copies of all of them."""
-        staged = {copy.table for copy in self._lake.staged_copies()}
+        named = self._source.tables()
+        staged = {
+            copy.table
+            for copy in self._lake.staged_copies()
+            if copy.table in named and copy.source_id == named[copy.table].schema.source_id
+        }
         missing = [table for table in tables if table not in staged]
         if missing:
-            named = self._source.tables()
 
             def sink(schema: TableSchema, lsn: int) -> CopySink:
                 return self._lake.copy(schema, lsn)
@@ -193,6 +227,7 @@ class Run:
 
         Returns the position that is durable now, None if that is no news.
         """
+        self._tries = 0
         lag = self._source.end_seen() - end.lsn
         if not self._lake.staged:
             if lag <= 0:
@@ -233,6 +268,10 @@ class Run:
             acknowledger.close(last=False)
             raise
         acknowledger.close(last=True)
+
+
+class _Overtaken(Exception):
+    """Another run, which has ended now, moved the lake on after it was read."""
 
 
 class _Acknowledger:

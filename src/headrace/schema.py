@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyiceberg.types import IcebergType
 
@@ -39,11 +39,16 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class TableSchema:
-    """The columns of a table in order, and the names of its key columns (empty: rows have no identity, silver appends)."""
+    """The columns of a table in order, and the names of its key columns (empty: rows have no identity, silver appends).
+
+    ``source_id`` tells the table, and its being published, from later ones of the same name: where it has changed, changes
+    may have been missed. Empty where the source says nothing of the kind.
+    """
 
     table: TableId
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
+    source_id: str = field(default="", compare=False)
 
     def column(self, name: str) -> Column:
         for column in self.columns:

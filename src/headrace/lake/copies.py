@@ -56,7 +56,15 @@ class FinishedCopy:
 
     @property
     def staged(self) -> StagedCopy:
-        return StagedCopy(table=self.schema.table, lsn=self.lsn, rows=self.rows)
+        return StagedCopy(table=self.schema.table, lsn=self.lsn, rows=self.rows, source_id=self.schema.source_id)
+
+    @property
+    def whole(self) -> bool:
+        """Every file of it is there, of its size."""
+        try:
+            return all(path_of(file.location).stat().st_size == file.size for file in (*self.bronze.files, *self.silver.files))
+        except OSError:
+            return False
 
 
 class TableCopy:
@@ -189,10 +197,15 @@ class _Pair:
 
 
 def finished_copies(folder: Path) -> list[FinishedCopy]:
-    """Every finished copy that has a record, the oldest first."""
+    """Every finished copy that has a record, the oldest first. One whose record cannot be read is removed."""
     if not folder.is_dir():
         return []
-    copies = [_decode(path.stem, path.read_bytes()) for path in folder.glob("*.json")]
+    copies = []
+    for path in folder.glob("*.json"):
+        try:
+            copies.append(_decode(path.stem, path.read_bytes()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            remove_copy(folder, path.stem)
     return sorted(copies, key=lambda copy: copy.finished_at)
 
 

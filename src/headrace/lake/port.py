@@ -33,6 +33,8 @@ class StagedCopy:
     table: TableId
     lsn: int
     rows: int
+    source_id: str = ""
+    """`TableSchema.source_id` when it was copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,9 @@ class Lake(Protocol):
 
     def stage(self, batch: ChangeBatch) -> None:
         """Write the batch's files. Evolves a table whose schema in the batch is newer; parks the tables in ``batch.faults``."""
+
+    def park(self, name: TableId, fault: TableFault) -> None:
+        """Park a table with the next commit."""
 
     def commit(self, end: Position) -> Receipt: ...
 

@@ -224,7 +224,12 @@ def schema_text(schema: TableSchema) -> str:
         }
         for column in schema.columns
     ]
-    document = {"table": [schema.table.schema, schema.table.name], "columns": columns, "key": list(schema.key)}
+    document = {
+        "table": [schema.table.schema, schema.table.name],
+        "columns": columns,
+        "key": list(schema.key),
+        "source_id": schema.source_id,
+    }
     return orjson.dumps(document).decode()
 
 
@@ -241,4 +246,9 @@ def schema_from(text: str) -> TableSchema:
         )
         for column in document["columns"]
     )
-    return TableSchema(table=TableId(*document["table"]), columns=columns, key=tuple(document["key"]))
+    return TableSchema(
+        table=TableId(*document["table"]),
+        columns=columns,
+        key=tuple(document["key"]),
+        source_id=document.get("source_id", ""),
+    )

@@ -314,6 +314,8 @@ class LakeWriter:
         for copy in finished_copies(self._copies):
             if self._is_adopted(copy):  # a crash came between the commit and the removal of the record
                 forget_copy(self._copies, copy.id)
+            elif not copy.whole:
+                remove_copy(self._copies, copy.id)
             else:
                 result[copy.schema.table] = copy
         return list(result.values())

@@ -59,6 +59,9 @@ class Source(Protocol):
     def tables(self) -> Mapping[TableId, SourceTable]:
         """The tables that the project names, as they are now."""
 
+    def gaps(self, known: Mapping[TableId, TableSchema]) -> Mapping[TableId, TableFault]:
+        """Those of the tables in a lake of which changes are missing, although the log goes on: why, and what to do."""
+
     def copy(
         self, tables: Sequence[TableId], sink: Callable[[TableSchema, int], CopySink], progress: Callable[[TableId, int], None]
     ) -> None:

@@ -60,8 +60,17 @@ def as_sent(
         if present is not None and present.has_missing_default:
             with_default.add(sent.name)
     key = relation.key if relation is not None else known.key
-    schema = TableSchema(table=known.table, columns=tuple(columns), key=key)
+    schema = TableSchema(table=known.table, columns=tuple(columns), key=key, source_id=known.source_id)
     return schema, mappings, frozenset(with_default)
+
+
+RECREATED = "it was dropped and created again at the source"
+
+
+def table_oid(schema: TableSchema) -> int | None:
+    """The OID of the table that is followed under this schema, where that is known."""
+    oid = schema.source_id.partition("/")[0]
+    return int(oid) if oid else None
 
 
 def refusals(old: TableSchema, new: TableSchema, *, with_default: frozenset[str] = frozenset()) -> list[str]:

@@ -270,6 +270,25 @@ def ensure_publication(connection: Connection, publication: Publication, patienc
         ) from error
 
 
+def published_ids(connection: Connection, names: Sequence[str]) -> dict[str, tuple[str, dict[int, int]]]:
+    """Of each of the publications, by name: what changes when it is altered or made anew, and by the OIDs of the tables that are
+    named in it those of their entries.
+
+    An entry that was removed and made again has another OID; what changed in between did not go through the publication.
+    """
+    rows = connection.execute(
+        "SELECT p.pubname, format('%%s.%%s', p.oid, p.xmin), r.prrelid::bigint, r.oid::bigint"
+        " FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = ANY(%s)",
+        [list(names)],
+    ).fetchall()
+    found: dict[str, tuple[str, dict[int, int]]] = {}
+    for name, publication, table, entry in rows:
+        entries = found.setdefault(name, (publication, {}))[1]
+        if table is not None:
+            entries[table] = entry
+    return found
+
+
 def drop_publications(connection: Connection, names: Sequence[str]) -> list[str]:
     """Drop those of the publications that exist; returns their names."""
     rows = connection.execute("SELECT pubname FROM pg_publication WHERE pubname = ANY(%s)", [list(names)]).fetchall()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import adbc_driver_manager
 import psycopg
@@ -53,6 +53,7 @@ class PostgresSource:
         self._say = say
         self._control: psycopg.Connection[tuple[object, ...]] | None = None
         self._relations: dict[TableId, Relation] = {}
+        self._published: dict[str, tuple[str, dict[int, int]]] = {}
         self._capture: Capture | None = None
         self._reader: TableReader | None = None
         self._stopped = threading.Event()
@@ -77,13 +78,15 @@ class PostgresSource:
                     remedy="Take them out of source.tables in headrace.yaml (or name them in source.exclude).",
                 )
             self._require_ready()
+            self._end_seen = slots.current_lsn(control)
             self._publish_tables(control)
+            self._published = slots.published_ids(control, (settings.publication, settings.appends_publication))
             slot = slots.idle_slot(control, settings.slot)
             if position is None:
                 start = self._first_position(control, slot)
             else:
                 usable = slots.usable_slot(slot, settings.slot, position=position.lsn, database=control.info.dbname)
-                end = slots.current_lsn(control)
+                end = self._end_seen
                 if position.lsn > end:
                     raise PositionLost(
                         f"the lake stands at {format_lsn(position.lsn)}, but the source's log ends at {format_lsn(end)}:"
@@ -152,12 +155,38 @@ class PostgresSource:
     def tables(self) -> Mapping[TableId, SourceTable]:
         return {
             table: SourceTable(
-                schema=schema_of(relation),
+                schema=self._schema(relation),
                 estimated_rows=relation.estimated_rows,
                 note="" if relation.key else "no key: silver appends",
             )
             for table, relation in self._relations.items()
         }
+
+    def _schema(self, relation: Relation) -> TableSchema:
+        publication, entries = self._published[self._publication_of(relation)]
+        return replace(schema_of(relation), source_id=f"{relation.oid}/{publication}/{entries.get(relation.oid, 0)}")
+
+    def _publication_of(self, relation: Relation) -> str:
+        return self._settings.publication if relation.key else self._settings.appends_publication
+
+    def gaps(self, known: Mapping[TableId, TableSchema]) -> Mapping[TableId, TableFault]:
+        faults = {}
+        for table, schema in known.items():
+            relation = self._relations.get(table)
+            resync = f"`headrace resync {table}` copies the table again"
+            if relation is None:
+                reason = "the project names it no more, or the source has it no more"
+                remedy = f"If it is to be followed again: name it in source.tables, then {resync}."
+            elif schema.source_id in ("", self._schema(relation).source_id):
+                continue
+            elif evolution.table_oid(schema) != relation.oid:
+                reason, remedy = evolution.RECREATED, f"{resync}."
+            else:
+                name = self._publication_of(relation)
+                reason = f"publication {name} was altered, or had not the whole table for a time: changes may be missing"
+                remedy = f"{resync}."
+            faults[table] = TableFault(reason=reason, remedy=remedy, lsn=self._end_seen)
+        return faults
 
     # --- copy ------------------------------------------------------------------------------------------------------------------
 
@@ -246,7 +275,7 @@ class PostgresSource:
             raise TableChanged(f"table {table} was dropped or renamed")
         self._relations[table] = relation
         return TableToCopy(
-            schema=schema_of(relation),
+            schema=self._schema(relation),
             oid=relation.oid,
             partitioned=relation.partitioned,
             mappings=tuple(mappings_of(relation)),
@@ -302,7 +331,10 @@ class PostgresSource:
         except evolution.UnknownType as unknown:
             reasons = [str(unknown)]
         else:
-            reasons = evolution.refusals(known, schema, with_default=with_default)
+            if evolution.table_oid(known) not in (None, message.oid):
+                reasons = [evolution.RECREATED]
+            else:
+                reasons = evolution.refusals(known, schema, with_default=with_default)
         if not reasons:
             return Followed(schema=schema, mappings=tuple(mappings))
         return Followed(
