@@ -22,7 +22,7 @@ def verify(
 ) -> None:
     """Compare source and lake by content at one position of the source's log, while both go on.
 
-    Ends with 0 when all tables are equal, with 8 when one differs; names the keys that do. The proven position is kept for `status`.
+    Ends with 0 when all tables are equal, with 8 when one differs; names the keys that do. `status` shows the proven position.
 
     Example: headrace verify public.orders
     """

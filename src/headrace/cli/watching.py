@@ -181,7 +181,8 @@ def sentence(event: Event) -> str:
                 f" of about {event.estimated_rows:,}" if event.estimated_rows else ""
             )
         case Committed():
-            return f"version {event.version} at {event.position}: {sum(event.rows.values()):,} changes, {size(event.lag_bytes)} behind"
+            rows = sum(event.rows.values())
+            return f"version {event.version} at {event.position}: {rows:,} changes, {size(event.lag_bytes)} behind"
         case CaughtUp():
             return f"caught up at {event.position}"
         case Parked():
