@@ -103,7 +103,7 @@ class Run:
             named = source.tables()
             self._park_gaps()
             waiting = [table for table in named if lake.tables.get(table) is None or lake.tables[table].waiting]
-            copies = self._copy(waiting)
+            copies = self._copy(waiting, start)
             if self._stopped.is_set():
                 return
             if copies:
@@ -156,13 +156,13 @@ class Run:
 
     # --- first copy ------------------------------------------------------------------------------------------------------------
 
-    def _copy(self, tables: Sequence[TableId]) -> Sequence[StagedCopy]:
-        """Read the tables that have no finished copy yet; returns the finished copies of all of them."""
+    def _copy(self, tables: Sequence[TableId], start: Position) -> Sequence[StagedCopy]:
+        """Read the tables that have no finished copy yet from which the log goes on; returns the finished copies of all."""
         named = self._source.tables()
         staged = {
             copy.table
             for copy in self._lake.staged_copies()
-            if copy.table in named and copy.source_id == named[copy.table].schema.source_id
+            if copy.table in named and copy.source_id == named[copy.table].schema.source_id and copy.lsn >= start.lsn
         }
         missing = [table for table in tables if table not in staged]
         if missing:

@@ -28,6 +28,7 @@ from headrace.source.postgres import slots
 from headrace.source.postgres.connect import Connector, batches_of
 from headrace.source.postgres.convert import Converter
 from headrace.source.postgres.decode import Decoded, Decoder, RelationMessage
+from headrace.source.postgres.evolution import table_oid
 from headrace.source.postgres.quarantine import quarantine_rows
 from headrace.source.postgres.types import TypeMapping
 from headrace.source.postgres.waiting import end_with_client
@@ -41,6 +42,9 @@ class Followed:
     mappings: tuple[TypeMapping, ...]
     fault: TableFault | None = None
 
+
+RESOLVE_AGAIN = 60.0
+"""Seconds for which the source's catalog is trusted on a table whose relation message stays the same."""
 
 Resolve = Callable[[RelationMessage, TableSchema, int], Followed]
 """From a relation message, the schema followed so far and the LSN of the message: how to read rows from here on."""
@@ -61,6 +65,15 @@ class CaptureSettings:
     poll_min: float = 0.05
     poll_max: float = 0.5
     heartbeat: float = 10.0
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """``until``: by the monotonic clock."""
+
+    relation: RelationMessage
+    followed: Followed
+    until: float
 
 
 @dataclass(frozen=True)
@@ -99,13 +112,14 @@ class Capture:
         self._publications = tuple(publications)
         self._start = start
         self._schemas = dict(tables)
+        self._by_oid = {table_oid(schema): table for table, schema in tables.items()}
         self._from_lsn = dict(from_lsn)
         self._faults = dict(parked)
         self._resolve = resolve
         self._settings = settings
         self._stop = threading.Event()
         self._cursor: Any = None
-        self._resolved: dict[int, tuple[RelationMessage, Followed]] = {}
+        self._resolved: dict[int, _Resolved] = {}
         self.source_lsn = start.lsn
         """How far the source's log was flushed when last asked."""
 
@@ -202,22 +216,28 @@ class Capture:
     # --------------------------------------------------------------------------------------------------
 
     def _decode(self, chunks: Iterator[_Chunk | _Reached]) -> Iterator[ChangeBatch]:
-        decoder, epoch = Decoder(), self._start.epoch
+        decoder, epoch, last = Decoder(), self._start.epoch, self._start.lsn
         with closing(Converter()) as converter:
             for chunk in chunks:
                 if isinstance(chunk, _Reached):
-                    yield ChangeBatch(tables={}, schemas={}, end=Position(epoch, chunk.lsn), reached=True)
+                    # The log record that a call ends with may lie past where it was asked to end, a whole commit if that was
+                    # within a page's header: what was handed on must not come again.
+                    last = max(last, chunk.lsn)
+                    yield ChangeBatch(tables={}, schemas={}, end=Position(epoch, last), reached=True)
                     continue
                 for decoded in decoder.decode(chunk.messages.column(0), chunk.messages.column(1)):
                     batch = self._batch(decoded, converter, epoch)
+                    last = max(last, decoded.end_lsn or 0)
                     failpoint.hit("decode")
                     yield batch
 
     def _batch(self, decoded: Decoded, converter: Converter, epoch: int) -> ChangeBatch:
-        tables, schemas, faults, quarantined = {}, {}, {}, {}
+        tables, schemas, faults = {}, {}, {}
+        quarantined: dict[TableId, pa.Table] = {}
         for oid, rows in decoded.tables.items():
             relation = decoded.relations[oid]
-            table = TableId(relation.schema, relation.name)
+            # By its oid, whatever it was called then: a table that was renamed for a while is still the same.
+            table = self._by_oid.get(oid, TableId(relation.schema, relation.name))
             if table not in self._schemas:
                 continue
             skip = _rows_before(rows.commit_lsn, self._from_lsn.get(table, self._start.lsn))
@@ -228,7 +248,8 @@ class Capture:
                 self._faults[table] = faults[table] = followed.fault
             if table in self._faults:
                 names = [column.name for column in relation.columns]
-                quarantined[table] = quarantine_rows(rows, names).slice(skip)
+                aside = quarantine_rows(rows, names).slice(skip)
+                quarantined[table] = pa.concat_tables([quarantined[table], aside]) if table in quarantined else aside
                 continue
             schemas[table] = self._schemas[table] = followed.schema
             tables[table] = converter.convert(rows, followed.schema, followed.mappings).slice(skip)
@@ -244,10 +265,11 @@ class Capture:
 
     def _follow(self, table: TableId, relation: RelationMessage, lsn: int) -> Followed:
         known = self._resolved.get(relation.oid)
-        if known is not None and known[0] == relation:
-            return known[1]
+        if known is not None and known.relation == relation and time.monotonic() < known.until:
+            return known.followed
         followed = self._resolve(relation, self._schemas[table], lsn)
-        self._resolved[relation.oid] = (relation, followed)
+        # A column dropped and added again, of the same name and type, is not told by the message; so the catalog is asked again.
+        self._resolved[relation.oid] = _Resolved(relation, followed, time.monotonic() + RESOLVE_AGAIN)
         return followed
 
 

@@ -57,7 +57,8 @@ def as_sent(
                 source_id=present.attnum if present is not None else None,
             )
         )
-        if present is not None and present.has_missing_default:
+        # A default that is computed anew for each row rewrote the table, and left no trace but itself.
+        if present is not None and (present.has_missing_default or present.has_default):
             with_default.add(sent.name)
     key = relation.key if relation is not None else known.key
     schema = TableSchema(table=known.table, columns=tuple(columns), key=key, source_id=known.source_id)
@@ -76,7 +77,7 @@ def table_oid(schema: TableSchema) -> int | None:
 def refusals(old: TableSchema, new: TableSchema, *, with_default: frozenset[str] = frozenset()) -> list[str]:
     """Why ``new`` cannot simply follow ``old``; empty when it can.
 
-    ``with_default`` names columns of ``new`` that gave the existing rows a value when they were added (``attmissingval``).
+    ``with_default`` names columns of ``new`` that gave, or may have given, the existing rows a value when they were added.
     """
     reasons = []
     if old.key != new.key:

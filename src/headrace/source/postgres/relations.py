@@ -41,7 +41,9 @@ _TYPE_KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RelationColumn:
-    """A column that exists. ``has_missing_default``: existing rows got its value without being rewritten when it was added."""
+    """A column that exists. ``has_missing_default``: existing rows got its value without being rewritten when it was added.
+    ``has_default``: new rows get a value, as rows that existed when it was added may have; an identity column has one too.
+    """
 
     attnum: int
     name: str
@@ -49,6 +51,7 @@ class RelationColumn:
     not_null: bool
     generated: bool
     has_missing_default: bool
+    has_default: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +295,7 @@ def _relation(row: Mapping[str, Any], types: Mapping[tuple[int, int], Mapping[st
             not_null=column["not_null"],
             generated=column["generated"] != "",
             has_missing_default=column["missing"],
+            has_default=column["default"],
         )
         for column in row["columns"]
     )

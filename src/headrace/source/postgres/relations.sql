@@ -37,7 +37,7 @@ SELECT w.oid::bigint AS oid,
        w.relispartition AS is_partition,
        (SELECT coalesce(json_agg(json_build_object(
                    'attnum', a.attnum, 'name', a.attname, 'oid', a.atttypid::bigint, 'typmod', a.atttypmod, 'not_null', a.attnotnull,
-                   'generated', a.attgenerated,
+                   'generated', a.attgenerated, 'default', a.atthasdef OR a.attidentity <> '',
                    -- of a partitioned table it is its partitions that keep the value
                    'missing', a.atthasmissing OR a.relkind = 'p' AND EXISTS (
                        SELECT FROM pg_catalog.pg_partition_tree(w.oid) p JOIN pg_catalog.pg_attribute pa ON pa.attrelid = p.relid
