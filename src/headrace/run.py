@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from headrace import failpoint
-from headrace.change import ChangeBatch
+from headrace.change import ChangeBatch, TableFault
 from headrace.errors import HeadraceError, PositionLost
 from headrace.events import CaughtUp, Committed, Copying, Parked, Retrying, Watch
 from headrace.lake.port import Lake, StagedCopy, TableState
@@ -116,8 +116,7 @@ class Run:
                 until = source.end() if until_caught_up else None
                 rows = 0
                 for batch in self._changes(position, named, until):
-                    lake.stage(batch)
-                    self._tell_faults(batch)
+                    self._tell_faults(lake.stage(batch))
                     rows += batch.rows
                     if batch.end is None or not (batch.reached or rows >= self._settings.commit_rows):
                         continue
@@ -194,8 +193,7 @@ class Run:
         if followed or min(copy.lsn for copy in copies) < target:
             named = self._source.tables()
             for batch in self._changes(start, named, target, adopted={copy.table: copy.lsn for copy in copies}):
-                lake.stage(batch)
-                self._tell_faults(batch)
+                self._tell_faults(lake.stage(batch))
             if self._stopped.is_set():
                 lake.abandon()
                 return
@@ -252,8 +250,8 @@ class Run:
         )
         return end
 
-    def _tell_faults(self, batch: ChangeBatch) -> None:
-        for table, fault in batch.faults.items():
+    def _tell_faults(self, faults: Mapping[TableId, TableFault]) -> None:
+        for table, fault in faults.items():
             self._watch(Parked(table=table, fault=fault))
 
     # --- acknowledging ---------------------------------------------------------------------------------------------------------

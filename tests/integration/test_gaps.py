@@ -205,6 +205,14 @@ def test_a_column_dropped_and_added_again_while_a_run_goes_on_parks_its_table(
     assert parked(events) == {"items": "column price was dropped and added again"}
 
 
+def test_a_table_that_the_lake_cannot_go_on_with_is_told_to_be_parked(shop: Shop) -> None:
+    shop.execute("CREATE TABLE days (day date PRIMARY KEY)")
+    shop.catch_up()
+    shop.execute("INSERT INTO days VALUES ('infinity')")
+
+    assert "key column day has a value that its lake type cannot hold" in parked(shop.catch_up())["days"]
+
+
 def test_a_commit_at_the_start_of_a_log_page_comes_once(database: Database) -> None:
     """A call that is asked to end within that page's header reads on to the commit that follows it."""
     database.execute("CREATE TABLE items (id int PRIMARY KEY)")

@@ -65,8 +65,10 @@ class Lake(Protocol):
     def staged(self) -> bool:
         """True if a commit would change a table."""
 
-    def stage(self, batch: ChangeBatch) -> None:
-        """Write the batch's files. Evolves a table whose schema in the batch is newer; parks the tables in ``batch.faults``."""
+    def stage(self, batch: ChangeBatch) -> Mapping[TableId, TableFault]:
+        """Write the batch's files. Evolves a table whose schema in the batch is newer; parks the tables in ``batch.faults``, and
+        those that cannot take their changes. Returns all that are parked by it.
+        """
 
     def park(self, name: TableId, fault: TableFault) -> None:
         """Park a table with the next commit."""

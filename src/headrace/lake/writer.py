@@ -168,25 +168,28 @@ class LakeWriter:
 
     # --- staging --------------------------------------------------------------------------------------------------------------
 
-    def stage(self, batch: ChangeBatch) -> None:
+    def stage(self, batch: ChangeBatch) -> Mapping[TableId, TableFault]:
         """Write the batch's files. Evolves a table whose schema in the batch is newer; parks the tables in ``batch.faults``.
 
-        Nothing becomes visible. May be called many times before one commit: memory is bounded by the batch. Raises
-        LakeUnavailable; then nothing is staged any more.
+        Returns the tables that were followed until now and are parked by this. Nothing becomes visible. May be called many
+        times before one commit: memory is bounded by the batch. Raises LakeUnavailable; then nothing is staged any more.
         """
         try:
-            self._stage_batch(batch)
+            return self._stage_batch(batch)
         except BaseException as error:
             self.abandon()
             if isinstance(error, OSError):
                 raise self._storage.failed(error, "written") from error
             raise
 
-    def _stage_batch(self, batch: ChangeBatch) -> None:
+    def _stage_batch(self, batch: ChangeBatch) -> dict[TableId, TableFault]:
         epoch = batch.end.epoch if batch.end is not None else self._epoch
+        faults = dict(batch.faults)
         for name, changes in batch.tables.items():
             if changes.num_rows:
-                self._stage(self._now.tables[name], changes, batch.schemas[name], epoch)
+                found = self._stage(self._now.tables[name], changes, batch.schemas[name], epoch)
+                if found is not None:
+                    faults[name] = found
         for name, fault in batch.faults.items():
             if name in self._now.tables:
                 self._now.tables[name].park(fault)
@@ -197,19 +200,24 @@ class LakeWriter:
                 self._keep_aside(name, rows, epoch, known.reason if known else "")
         if batch.commit_time is not None:
             self._now.staged_commit_time = batch.commit_time
+        return faults
 
-    def _stage(self, table: FollowedTable, changes: pa.Table, schema: TableSchema, epoch: int) -> None:
+    def _stage(self, table: FollowedTable, changes: pa.Table, schema: TableSchema, epoch: int) -> TableFault | None:
+        """Returns why the table is parked by these changes, None if it is not, or was before."""
         self._now.dirty = True
         try:
-            table.stage(changes, schema, epoch)
+            return table.stage(changes, schema, epoch)
         except Refused as refused:
-            fault = TableFault(
+            known = table.progress.fault
+            fault = known or TableFault(
                 reason=str(refused),
                 remedy=f"Copy it again with its present columns: headrace resync {table.id}",
                 lsn=int(changes.column("commit_lsn")[0].as_py()),
             )
-            table.park(fault)
+            if known is None:
+                table.park(fault)
             self._keep_aside(table.id, as_quarantined(changes), epoch, fault.reason)
+            return fault if known is None else None
 
     def _keep_aside(self, name: TableId, rows: pa.Table, epoch: int, reason: str) -> None:
         """Stage rows for the quarantine."""
