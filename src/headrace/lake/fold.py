@@ -47,9 +47,10 @@ def _changes(bronze: str, schema: TableSchema, base: str | None) -> Iterator[Cte
     )
     position = _position("epoch", "commit_lsn", "ordinal")
     key = [_name(name) for name in schema.key]
-    new = [f"after.{name} AS k{n}" for n, name in enumerate(key)]
+    news = [_new_key(schema, name) for name in schema.key]
+    new = [f"{value} AS k{n}" for n, value in enumerate(news)]
     old = [f"before.{name} AS old_k{n}" for n, name in enumerate(key)]
-    differs = " OR ".join(f"before.{name} IS DISTINCT FROM after.{name}" for name in key) or "false"
+    differs = " OR ".join(f"before.{name} IS DISTINCT FROM {value}" for name, value in zip(key, news, strict=True)) or "false"
     moved = f"op = 'u' AND before IS NOT NULL AND ({differs}) AS moved"
     changes = (
         f"SELECT {', '.join([f'{position} AS position', 'op', moved, *new, *old])}"
@@ -161,6 +162,12 @@ def _position(epoch: str, lsn: str, ordinal: str) -> str:
     """A change's place as one number, since numbers compare faster than structs."""
     bounded = f"greatest({ordinal}, {-1 << _ORDINAL_BITS}) + {1 << _ORDINAL_BITS}"
     return f"(({epoch}::HUGEINT * {1 << 63} + {lsn}) * {1 << (_ORDINAL_BITS + 1)} + {bounded})"
+
+
+def _new_key(schema: TableSchema, name: str) -> str:
+    """A key column's value after the change. One that lies outside its row is not sent again; then the old row has it."""
+    after, before = f"after.{_name(name)}", f"before.{_name(name)}"
+    return f"coalesce({after}, {before})" if isinstance(schema.column(name).type, TOASTABLE) else after
 
 
 def _row(schema: TableSchema, source: str) -> str:

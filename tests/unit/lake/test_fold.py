@@ -93,6 +93,9 @@ class SlowFold:
             return
         assert change.after is not None
         key = (change.after["id"], change.after["part"])
+        if "part" in change.unavailable:
+            assert change.before is not None
+            key = (key[0], change.before[1])
         old = self.rows.pop(change.before or key, None)
         row = {**change.after, "_flags": {f"{name}:unrepresentable" for name in change.unrepresentable}}
         for name in change.unavailable:
@@ -161,8 +164,10 @@ def histories(draw: st.DrawFn) -> list[Change]:
                 after |= {"id": key[0], "part": key[1]}
             elif key in alive and key != old:
                 continue
-            after |= dict.fromkeys(unsent)
             before = old if step == "move" or draw(st.booleans()) else None
+            if before is not None and key[1] == old[1] and draw(st.booleans()):
+                unsent += ("part",)  # a key outside its row: then the source sends the old one
+            after |= dict.fromkeys(unsent)
             changes.append(replace(change, op="u", before=before, unavailable=unsent))
             alive = alive - {old} | {key}
         elif step == "d" and alive:
@@ -251,6 +256,17 @@ def test_a_value_is_carried_over_many_updates_and_key_changes() -> None:
         changes.append(Change(op="u", lsn=1, ordinal=n, before=(n - 1, "a"), after=row(n), unavailable=("note",)))
 
     assert states(folded(changes)) == [(199, "first")]
+
+
+def test_a_key_that_was_not_sent_again_is_the_old_one() -> None:
+    unsent = {**row(1, "new"), "part": None}
+    changes = [
+        Change(op="c", lsn=1, ordinal=0, after=row(1, "old")),
+        Change(op="u", lsn=2, ordinal=0, before=(1, "a"), after=unsent, unavailable=("part",)),
+        Change(op="u", lsn=3, ordinal=0, before=(1, "a"), after={**unsent, "id": 2}, unavailable=("part",)),
+    ]
+
+    assert [(one["id"], one["part"], one["note"]) for one in as_rows(folded(changes))] == [(2, "a", "new")]
 
 
 def test_without_a_key_all_rows_since_the_last_truncate_are_there() -> None:
