@@ -135,15 +135,17 @@ class KeyCodec:
 
 def _bits(kind: object) -> int:
     """How many bits a value takes, 0 if they vary."""
+    if not isinstance(kind, str):  # a list
+        return 0
     if kind in _NARROW:
         return 64
-    if kind == "uuid" or (isinstance(kind, str) and kind.startswith("decimal")):
-        return 128
-    return 0
+    return 128 if kind == "uuid" or kind.startswith("decimal") else 0
 
 
 def _hashable(column: pa.Array) -> pa.Array:
     """The column as DuckDB turns it into the same text whatever the session's settings, widened or not."""
+    if pa.types.is_list(column.type):
+        return pa.ListArray.from_arrays(column.offsets, _hashable(column.values))
     if pa.types.is_temporal(column.type):
         column = column.cast(pa.int32()) if pa.types.is_date32(column.type) else column
         return column.cast(pa.int64())

@@ -127,6 +127,18 @@ def test_lanes_are_equal_exactly_when_keys_are() -> None:
     codec.close()
 
 
+def test_lists_may_be_keys() -> None:
+    texts = [["a", "b"], ["a, b"], [None], ["NULL"], [""], [], ["a", "b"]]
+    kind = {"type": "list", "element-id": 2, "element": "string", "element-required": False}
+    codec = KeyCodec([kind], salt="s")
+    lanes = codec.lanes([pa.array([["before"], *texts], pa.list_(pa.string())).slice(1)])
+    assert lanes.lo is not None
+    numbers = list(zip(lanes.hi.tolist(), lanes.lo.tolist(), strict=True))
+    assert len(set(numbers)) == len(texts) - 1
+    assert numbers[0] == numbers[-1]
+    codec.close()
+
+
 def test_a_widened_key_has_the_lanes_it_had() -> None:
     codec = KeyCodec(["int"], salt="")
     narrow, wide = codec.lanes([pa.array([1, -5], pa.int32())]), codec.lanes([pa.array([1, -5], pa.int64())])
