@@ -145,6 +145,35 @@ def test_copy_and_changes_meet_without_gap_or_overlap_under_writes(database: Dat
     assert (logs,) == tables.execute("SELECT count(*) FROM logs").fetchone()
 
 
+@pytest.mark.parametrize("wanted", ["items", "parts_0"])
+def test_a_copy_gives_way_to_a_session_that_waits_to_truncate_its_table(database: Database, tables: Session, wanted: str) -> None:
+    tables.execute("CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY HASH (id)")
+    tables.execute("CREATE TABLE parts_0 PARTITION OF parts FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
+    tables.execute("INSERT INTO parts VALUES (1)")
+    table = ITEMS if wanted == "items" else TableId("public", "parts")
+    truncating = threading.Thread(target=database.execute, args=(f"TRUNCATE {wanted}",), daemon=True)
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+    copies: list[Collected] = []
+
+    def sink(schema: TableSchema, lsn: int) -> Collected:
+        copies.append(Collected(schema, lsn))
+        if len(copies) == 1:
+            truncating.start()
+            while tables.execute(waiting, [wanted]).fetchone() == (0,):
+                threading.Event().wait(0.01)
+        return copies[-1]
+
+    said: list[str] = []
+    source = source_of(database.url, say=said)
+    with source.open(None):
+        source.copy([table], sink, lambda table, rows: None)
+    truncating.join(10)
+    assert not truncating.is_alive()
+    assert [copy.discarded for copy in copies] == [True, False]
+    assert copies[1].finished and copies[1].rows is None
+    assert any("waits to alter or truncate" in text for text in said)
+
+
 def test_updates_of_a_table_without_key_go_on_working_at_the_source(database: Database, tables: Session) -> None:
     source = source_of(database.url)
     with source.open(None) as start:

@@ -36,6 +36,11 @@ from headrace.source.postgres.convert import Converter
 from headrace.source.postgres.types import TypeMapping
 from headrace.source.postgres.waiting import Patience, end_with_client
 
+SHORT_LOCK_WAITS = "SET lock_timeout = '1s'"
+"""For a session that looks at a table which another session of ours has locked: whoever waits to alter or truncate the table, or
+one of its partitions, waits for that lock, and our session would wait behind them for ever."""
+LOCK_NOT_AVAILABLE = "55P03"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
@@ -134,6 +139,9 @@ class TableReader:
             self._lock()
             self.to_copy = describe()
             self._require_unchanged()
+        except psycopg.errors.LockNotAvailable as error:
+            self._guard.close()
+            raise self._wanted_by_others() from error
         except BaseException:
             self._guard.close()
             raise
@@ -164,10 +172,14 @@ class TableReader:
     def _require_unchanged(self) -> None:
         """Compare the catalog under the snapshot with the catalog now, which the lock holds still."""
         with self._connector.connect() as control:
+            control.execute(SHORT_LOCK_WAITS)
             before = self._guard.execute(_IDENTITY, {"oid": self._oid}).fetchall()
             now = control.execute(_IDENTITY, {"oid": self._oid}).fetchall()
         if before != now:
             raise TableChanged(f"table {self._table} was altered or truncated while its copy began")
+
+    def _wanted_by_others(self) -> TableChanged:
+        return TableChanged(f"another session waits to alter or truncate table {self._table}")
 
     def rows(self) -> Generator[CopiedRows, None, None]:
         """All rows of the table, in no particular order."""
@@ -218,6 +230,8 @@ class TableReader:
             try:
                 cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._snapshot.name}'")
+                # Who waits to alter or truncate the table waits for the guard; to wait behind them would be for ever.
+                cursor.execute(f"LOCK TABLE {source} IN ACCESS SHARE MODE NOWAIT")
                 cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(self._chunk_bytes)})
                 while not self._patience.stopped.is_set() and (condition := ranges.take()) is not None:
                     cursor.execute(f"SELECT {selected} FROM {source} WHERE {condition}")
@@ -237,6 +251,8 @@ class TableReader:
             except (adbc_driver_manager.Error, OSError) as error:
                 if self._patience.stopped.is_set():
                     return
+                if getattr(error, "sqlstate", None) == LOCK_NOT_AVAILABLE:
+                    raise self._wanted_by_others() from error
                 raise self._connector.failed(error) from error
             finally:
                 self._reading.discard(cursor)

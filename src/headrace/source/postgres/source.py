@@ -19,7 +19,7 @@ from headrace.source.postgres import evolution, slots
 from headrace.source.postgres.capture import Capture, CaptureSettings, Followed
 from headrace.source.postgres.checks import BEFORE_A_RUN, Names, preflight, require_ready
 from headrace.source.postgres.connect import Connector
-from headrace.source.postgres.copy import Snapshot, TableChanged, TableReader, TableToCopy, exported_snapshot
+from headrace.source.postgres.copy import SHORT_LOCK_WAITS, Snapshot, TableChanged, TableReader, TableToCopy, exported_snapshot
 from headrace.source.postgres.decode import RelationMessage
 from headrace.source.postgres.relations import Relation, find_relations, mappings_of, read_relation, schema_of
 from headrace.source.postgres.waiting import Patience, end_with_client
@@ -270,6 +270,7 @@ class PostgresSource:
 
     def _describe(self, table: TableId) -> TableToCopy:
         with self._connector.connect() as connection:
+            connection.execute(SHORT_LOCK_WAITS)
             relation = read_relation(connection, self._relations[table].oid)
         if relation is None or relation.table != table:
             raise TableChanged(f"table {table} was dropped or renamed")
