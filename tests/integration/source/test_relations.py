@@ -125,6 +125,21 @@ def test_a_table_that_cannot_be_captured_is_refused_by_name_and_left_out_of_a_gl
     assert left_out.left_out[TableId("public", "x")].startswith(reason)
 
 
+def test_a_generated_column_beside_identity_full_is_refused_where_it_would_stop_the_sources_own_updates(
+    database: Database,
+) -> None:
+    only_since(database.server, 18)
+    database.execute(
+        "CREATE TABLE x (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED)",
+        "ALTER TABLE x REPLICA IDENTITY FULL",
+    )
+    assert only(database, "x").refusal.startswith("its replica identity is FULL and its column twice is generated")
+    database.execute(
+        "CREATE TABLE y (a int, twice int GENERATED ALWAYS AS (a * 2) STORED)", "ALTER TABLE y REPLICA IDENTITY FULL"
+    )
+    assert only(database, "y").refusal == ""  # without key only its inserts are published
+
+
 def test_a_view_is_refused_by_name_and_not_meant_by_a_glob(database: Database) -> None:
     database.execute("CREATE VIEW x AS SELECT 1 AS one", "CREATE MATERIALIZED VIEW y AS SELECT 1 AS one")
     assert only(database, "x").refusal == "it is a view, whose changes are not in the source's log"

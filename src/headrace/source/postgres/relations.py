@@ -26,6 +26,8 @@ Identity = Literal["default", "nothing", "full", "index"]
 
 SILVER_COLUMNS = frozenset({"_epoch", "_commit_lsn", "_ordinal", "_commit_time", "_flags"})
 """Names that silver gives to columns of its own."""
+GENERATED_FORBID_FULL = 180000
+"""From this version on PostgreSQL refuses updates of a published table whose replica identity has an unpublished column."""
 _IDENTITIES: dict[str, Identity] = {"d": "default", "n": "nothing", "f": "full", "i": "index"}
 _KINDS = {"r": "table", "p": "partitioned table", "f": "foreign table", "v": "view", "m": "materialised view"}
 _TYPE_KINDS: dict[str, Kind] = {
@@ -199,7 +201,7 @@ def read_relations(connection: Connection, oids: Sequence[int]) -> list[Relation
         return []
     rows = _rows(connection, "relations.sql", oids=list(oids))
     types = {(facts["oid"], facts["typmod"]): facts for facts in rows[0]["types"] or ()} if rows else {}
-    return [_relation(row, types) for row in rows]
+    return [_relation(row, types, connection.info.server_version) for row in rows]
 
 
 def schema_of(relation: Relation) -> TableSchema:
@@ -286,7 +288,7 @@ def _rows(connection: Connection, file: str, **values: Any) -> list[dict[str, An
         return cursor.execute(statement(file), values or None).fetchall()
 
 
-def _relation(row: Mapping[str, Any], types: Mapping[tuple[int, int], Mapping[str, Any]]) -> Relation:
+def _relation(row: Mapping[str, Any], types: Mapping[tuple[int, int], Mapping[str, Any]], server_version: int) -> Relation:
     columns = tuple(
         RelationColumn(
             attnum=column["attnum"],
@@ -330,7 +332,7 @@ def _relation(row: Mapping[str, Any], types: Mapping[tuple[int, int], Mapping[st
         estimated_rows=None if any(count < 0 for count in rows) else int(sum(rows)),
         estimated_bytes=sum(int(part["pages"]) for part in counted) * row["block_size"],
     )
-    return replace(relation, refusal=_refusal(relation))
+    return replace(relation, refusal=_refusal(relation, server_version))
 
 
 def _type_facts(types: Mapping[tuple[int, int], Mapping[str, Any]], oid: int, typmod: int) -> TypeFacts:
@@ -347,7 +349,7 @@ def _type_facts(types: Mapping[tuple[int, int], Mapping[str, Any]], oid: int, ty
     )
 
 
-def _refusal(relation: Relation) -> str:
+def _refusal(relation: Relation, server_version: int) -> str:
     if relation.kind not in ("table", "partitioned table"):
         return f"it is a {relation.kind}, whose changes are not in the source's log"
     if relation.persistence != "p":
@@ -362,6 +364,17 @@ def _refusal(relation: Relation) -> str:
     unpublished = [name for name in relation.key if name not in names]
     if unpublished:
         return f"its key has the generated column {unpublished[0]}, which the source does not publish"
+    if (
+        server_version >= GENERATED_FORBID_FULL
+        and relation.identity == "full"
+        and relation.key
+        and len(names) < len(relation.columns)
+    ):
+        generated = next(column.name for column in relation.columns if column.generated)
+        return (
+            f"its replica identity is FULL and its column {generated} is generated:"
+            " if it were published, the source would refuse every update and delete of it"
+        )
     reserved = [name for name in names if name.lower() in SILVER_COLUMNS]
     if reserved:
         return f"its column {reserved[0]} has a name that silver gives to a column of its own"
