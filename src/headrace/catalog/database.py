@@ -6,7 +6,7 @@ Both speak the same SQL with ``?`` for parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,18 +61,33 @@ def prepare(database: Database, now: int) -> None:
     """Create what is missing: the tables, and version 0, the empty lake. ``now`` is in microseconds. Raises LakeUnavailable
     for another layout.
     """
-    with database.write() as session:
-        for statement in schema_statements():
-            session.run(statement)
-        found = session.rows("select value from catalog_settings where key = 'layout'")
-        if found and found[0][0] != LAYOUT:
-            raise LakeUnavailable(
-                f"The catalog's database has layout {found[0][0]}, this version of Headrace knows layout {LAYOUT}.",
-                remedy="Use the version of Headrace that made it, or a newer one.",
-            )
-        if not found:
-            session.run("insert into catalog_settings (key, value) values ('layout', ?)", (LAYOUT,))
-            session.run("insert into versions (number, committed_at) values (0, ?)", (now,))
+    layout = _layout_of(database)
+    if layout is None:
+        with database.write() as session:
+            for statement in schema_statements():
+                session.run(statement)
+            layout = _layout_in(session)
+            if layout is None:
+                layout = LAYOUT
+                session.run("insert into catalog_settings (key, value) values ('layout', ?)", (LAYOUT,))
+                session.run("insert into versions (number, committed_at) values (0, ?)", (now,))
+    if layout != LAYOUT:
+        raise LakeUnavailable(
+            f"The catalog's database has layout {layout}, this version of Headrace knows layout {LAYOUT}.",
+            remedy="Use the version of Headrace that made it, or a newer one.",
+        )
+
+
+def _layout_of(database: Database) -> str | None:
+    """The layout, read without becoming a writer: whoever only reads waits for none. None when there is none that can be read."""
+    with suppress(LakeUnavailable), database.read() as session:
+        return _layout_in(session)
+    return None
+
+
+def _layout_in(session: Session) -> str | None:
+    found = session.rows("select value from catalog_settings where key = 'layout'")
+    return str(found[0][0]) if found else None
 
 
 def open_database(location: Path | str, *, timeout: float, create: bool) -> Database:

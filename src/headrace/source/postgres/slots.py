@@ -192,7 +192,7 @@ def lock_pipeline(connection: Connection, slot: str, *, patience: float = 3.0) -
             break
         time.sleep(0.1)
     holder = connection.execute(
-        f"SELECT pid, client_addr::text FROM pg_locks LEFT JOIN pg_stat_activity USING (pid) WHERE {_LOCKED}", [slot]
+        f"SELECT pid, host(client_addr) FROM pg_locks LEFT JOIN pg_stat_activity USING (pid) WHERE {_LOCKED}", [slot]
     ).fetchone()
     pid, address = holder if holder is not None else (None, None)
     whose = f" (process {pid} there{f', from {address}' if address else ''})" if pid is not None else ""
