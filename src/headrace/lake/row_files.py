@@ -302,8 +302,8 @@ def read_rows(
             else:
                 rows = _read_at(file, names, at)
             count = file.metadata.num_rows if at is None else len(at)
-    except OSError as error:
-        raise storage.failed(error, "read") from error
+    except (OSError, pa.ArrowException) as error:
+        raise storage.unreadable(location, error) from error
     if wanted is None:
         return rows
     if not names:

@@ -43,6 +43,7 @@ class SilverTable:
         self._folder = folder_of(state, table.uuid)
         self._codec = _codec(table.layout, self.key, table.uuid)
         self._index: KeyIndex | None = None
+        self._to_build = False
         if self._codec is not None:
             self._index = KeyIndex(self._folder, wide=self._codec.wide, form=self._codec.form)
         self._writing: LiveFile | None = None
@@ -58,7 +59,9 @@ class SilverTable:
 
     @classmethod
     def load(cls, storage: Storage, loaded: LoadedTable, key: Sequence[str], state: Path, limits: MergeLimits) -> SilverTable:
-        """The table in the catalog, with its index as of the current snapshot: read, or built anew from the table's files."""
+        """The table in the catalog, with its index as of the current snapshot: read, or built anew when it is needed, from the
+        table's files.
+        """
         metadata = loaded.metadata
         codec = _codec(layout_in(metadata), key, metadata["table-uuid"])
         folder = folder_of(state, metadata["table-uuid"])
@@ -71,7 +74,7 @@ class SilverTable:
         if index is not None and all(file.location in index.files for file in table.data.values()):
             silver._index = index
         elif codec is not None and main is not None:
-            silver.build_index()
+            silver._to_build = True
         return silver
 
     # --- staging --------------------------------------------------------------------------------------------------------------
@@ -79,6 +82,7 @@ class SilverTable:
     def evolve(self, layout: TableLayout) -> None:
         """The next commit changes the schema; the key's columns may have been widened."""
         if layout is not self.table.layout:
+            self._have_index()
             self._end_file()
             self.table.evolve(layout)
 
@@ -87,6 +91,7 @@ class SilverTable:
         if self._codec is None or self._index is None:
             self._stage_keyless(changes, epoch)
             return
+        self._have_index()
         effects = derive(changes, self.key, self._codec)
         keys, winner = effects.keys, effects.winner
         rows = self._rows(changes, effects, epoch)
@@ -113,12 +118,16 @@ class SilverTable:
         self._writing = None
         self._superseded = []
         self.table.clear()
+        if self._to_build:  # there is nothing to build it from any more
+            KeyIndex.delete(self._folder)
+            self._to_build = False
         if self._index is not None:
             self._index.clear()
             self._index.files.clear()
 
     def adopt(self, files: Iterable[DataFile]) -> None:
         """Add data files with rows of new keys, written before."""
+        self._have_index()
         added = [self.table.add(file) for file in files]
         if self._index is not None:
             for file in added:
@@ -298,6 +307,10 @@ class SilverTable:
 
     # --- the index ------------------------------------------------------------------------------------------------------------
 
+    def _have_index(self) -> None:
+        if self._to_build:
+            self.build_index()
+
     def build_index(self) -> None:
         """Build the index anew from the table's files."""
         if self._codec is None:
@@ -308,7 +321,7 @@ class SilverTable:
         for file in files:
             index.name_file(file.location, file.id)
         index.load(self._runs_of(files))
-        self._index = index
+        self._index, self._to_build = index, False
         if self.table.snapshot_id is not None:
             index.record(self.table.snapshot_id)
 

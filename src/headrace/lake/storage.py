@@ -149,6 +149,17 @@ class Storage:
             else "Check that the folder exists and is readable and writable, then run again.",
         )
 
+    def unreadable(self, location: str, error: BaseException) -> LakeUnavailable:
+        """``error``, met when a file of a table was read, as a LakeUnavailable that names the file."""
+        found = error.strerror if isinstance(error, OSError) and error.strerror else ""
+        if isinstance(error, OSError) and error.errno and not found:
+            found = os.strerror(error.errno)
+        return LakeUnavailable(
+            f"A file of the lake cannot be read: {path_of(location)}: {found or 'it is damaged'}. Nothing was changed.",
+            remedy="Restore it from a backup. Or make its table anew: `headrace rebuild TABLE` makes silver from bronze,"
+            " `headrace resync TABLE` copies it from the source.",
+        )
+
     def _make(self, path: Path) -> None:
         try:
             missing = [path]

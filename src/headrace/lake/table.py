@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,8 @@ from headrace.lake.manifests import (
 from headrace.lake.row_files import Bounded, RowFile, bounded_kind, conform, read_rows
 from headrace.lake.storage import Storage
 from headrace.lake.summary import summary
+
+T = TypeVar("T")
 
 YOUNG_FILES = 64
 MANIFEST_FILES = 512
@@ -126,11 +129,11 @@ class LakeTable:
         return table
 
     def _read(self, location: str, known: Mapping[str, int]) -> None:
-        for manifest in read_manifest_list(self._storage.read(location)):
+        for manifest in self._decoded(location, read_manifest_list):
             if manifest.record["partition_spec_id"] != self._spec_id:
                 raise self._foreign("a manifest of another partition spec")
             files = []
-            for entry in read_manifest(self._storage.read(manifest.location), manifest):
+            for entry in self._decoded(manifest.location, partial(read_manifest, manifest=manifest)):
                 record = entry["data_file"]
                 if record["file_format"].upper() != "PARQUET" or record["content"] not in (DATA, POSITION_DELETES):
                     raise self._foreign(f"a {record['file_format']} file of content {record['content']}")
@@ -155,6 +158,13 @@ class LakeTable:
         for file in self.data.values():
             if file.dead is not None:
                 file.dead.recount()
+
+    def _decoded(self, location: str, decode: Callable[[bytes], list[T]]) -> list[T]:
+        content = self._storage.read(location)
+        try:
+            return decode(content)
+        except Exception as error:  # the Avro reader has no error of its own for a damaged file
+            raise self._storage.unreadable(location, error) from error
 
     def _foreign(self, what: str) -> LakeUnavailable:
         return LakeUnavailable(

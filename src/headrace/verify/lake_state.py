@@ -105,9 +105,10 @@ class LakeState:
         try:
             return self._connection.execute(query).fetchall()
         except duckdb.Error as error:
-            # Its text may quote a value.
+            # Its text may quote a value, but for what the file system says.
+            text = str(error).splitlines()[0] if isinstance(error, duckdb.IOException) else type(error).__name__
             raise LakeUnavailable(
-                f"the lake cannot be read: {type(error).__name__}", remedy="`headrace query` shows whether the table is readable."
+                f"the lake cannot be read: {text}", remedy="`headrace query` shows whether the table is readable."
             ) from error
 
     def _following(self, table: TableId) -> TableProgress:
