@@ -54,8 +54,22 @@ def open_catalog(project: Project, *, create: bool = True) -> Iterator[Catalog]:
             f"there is no lake yet in {project.warehouse}",
             remedy="`headrace run` makes it.",
         )
+    require_catalog_of_tables(project)
     with Catalog.open(location, project.warehouse, create=create) as catalog:
         yield catalog
+
+
+def require_catalog_of_tables(project: Project) -> None:
+    """Raises LakeUnavailable when the warehouse has tables, but the catalog file that knows them is gone."""
+    location = project.catalog_location()
+    if isinstance(location, str) or (location.exists() and not (location.is_file() and location.stat().st_size == 0)):
+        return
+    if any(project.warehouse.glob("*/*/metadata")):
+        raise LakeUnavailable(
+            f"the catalog {location} is missing or empty, but the folder has tables, which a new catalog would not know",
+            remedy="Restore the catalog from a backup. Or give the lake up: remove the folder by hand, then say"
+            " `headrace drop --slot`, and `headrace run` copies the tables again.",
+        )
 
 
 @contextmanager

@@ -39,7 +39,10 @@ class SqliteDatabase:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LakeUnavailable(f"The folder of the catalog {path} cannot be made: {error.strerror}.") from error
+            raise LakeUnavailable(
+                f"The folder of the catalog {path} cannot be made: {error.strerror}.",
+                remedy="Set lake.warehouse in headrace.yaml to a folder that this user may make and write.",
+            ) from error
         with self._explained():
             connection = self._connect()
             connection.execute("pragma journal_mode = wal")

@@ -99,8 +99,14 @@ def kept_secret(path: Path) -> Secret:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that version control ignores and, since it holds secrets, other users cannot enter."""
+    """Make a folder that version control ignores and, since it holds secrets, other users cannot enter. Raises ProjectError."""
     if path.is_dir():
         return
-    path.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
-    (path / ".gitignore").write_text("*\n")
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
+        (path / ".gitignore").write_text("*\n")
+    except OSError as error:
+        raise ProjectError(
+            f"the folder {path}, for what Headrace keeps on this machine, cannot be made: {error.strerror}",
+            remedy="Make room for it: nothing else may have that name, and this user must be able to write beside headrace.yaml.",
+        ) from error
