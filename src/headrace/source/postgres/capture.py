@@ -154,6 +154,7 @@ class Capture:
             closing(self._connector.adbc()) as connection,
             closing(connection.cursor()) as cursor,
         ):
+            slots.wait_for_slot(control, stopped=self._stop)
             self._open_copy(cursor)
             self._cursor = cursor
             position, step, pause, quiet_since = self._start.lsn, settings.call_bytes, settings.poll_min, time.monotonic()

@@ -31,6 +31,7 @@ from headrace.ahead import ahead
 from headrace.errors import SourceNotReady
 from headrace.position import parse_lsn
 from headrace.schema import TableId, TableSchema
+from headrace.source.postgres import slots
 from headrace.source.postgres.connect import Connector, batches_of
 from headrace.source.postgres.convert import Converter
 from headrace.source.postgres.types import TypeMapping
@@ -65,6 +66,8 @@ def exported_snapshot(
     """
     name = f"{slot[:40]}_copy_{time.time_ns() % 10**12}"
     patience = Patience(connector=connector, stopped=stopped or threading.Event(), say=say)
+    with connector.connect() as control:
+        slots.wait_for_slot(control, stopped=patience.stopped)
     with connector.connect_replication() as connection:
         end_with_client(lambda statement: connection.pgconn.exec_(statement.encode()))
         command = f"CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY LOGICAL pgoutput (SNAPSHOT 'export')"

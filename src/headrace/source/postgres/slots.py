@@ -7,8 +7,9 @@ has it, whatever a reader does.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -18,6 +19,7 @@ from psycopg.rows import TupleRow
 from headrace.errors import AlreadyRunning, PositionLost, SourceNotReady
 from headrace.position import format_lsn
 from headrace.schema import TableId
+from headrace.source.port import Stopped
 from headrace.source.postgres.connect import COPY_AGAIN
 from headrace.source.postgres.waiting import Patience
 
@@ -304,20 +306,20 @@ def current_lsn(connection: Connection) -> int:
     return int(row[0])
 
 
-def wait_for_slots(connection: Connection, needed: int, *, say: Callable[[str], None], patience: float = 10.0) -> None:
-    """Wait until so many slots are free: those of sessions that have just ended are freed a moment later."""
+def wait_for_slot(connection: Connection, *, stopped: threading.Event, patience: float = 10.0) -> None:
+    """Wait until a slot is free: that of a session which has just ended is free soon. Raises SourceNotReady, Stopped."""
     deadline = time.monotonic() + patience
     while True:
         row = connection.execute(
             "SELECT current_setting('max_replication_slots')::int - count(*) FROM pg_replication_slots"
         ).fetchone()
-        assert row is not None
-        if row[0] >= needed:
+        if row is None or row[0] > 0:
             return
         if time.monotonic() > deadline:
             raise SourceNotReady(
-                f"the source has {row[0]} free replication slots; {needed} more are needed for temporary ones",
-                remedy="Raise max_replication_slots (restart needed) or drop slots nobody uses.",
+                "the source has no free replication slot: a run needs a temporary one to read from, beside its own",
+                remedy="Raise max_replication_slots (restart needed), or drop a slot nobody uses:"
+                " SELECT slot_name, active, restart_lsn FROM pg_replication_slots;",
             )
-        say("waiting for a free replication slot")
-        time.sleep(0.2)
+        if stopped.wait(0.2):
+            raise Stopped
