@@ -14,13 +14,14 @@ from headrace.project import Project
 from headrace.source.postgres import slots
 
 CATALOG_FILE = "catalog.db"
+Kind = Literal["slot", "publication", "folder", "state"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One thing to remove: a slot's or publication's name, or a folder."""
+    """One thing to remove: a slot's or publication's name, a folder, or what the folder of local state has of the lake."""
 
-    kind: Literal["slot", "publication", "folder"]
+    kind: Kind
     name: str
     text: str
     option: str
@@ -57,18 +58,22 @@ def plan(project: Project, *, slot: bool, publications: bool, lake: bool) -> Seq
                 "the catalog is in a PostgreSQL database (lake.catalog.store), which this command does not empty",
                 remedy="Drop that database or its tables by hand, then remove the warehouse folder.",
             )
-        for folder, what in ((project.warehouse, "the lake"), (project.state, "the local state")):
-            if folder.is_dir():
-                count, size = _extent(folder)
+        of_lake: Sequence[tuple[Kind, Path, str]] = (
+            ("folder", project.warehouse, "the lake"),
+            ("state", project.state, "the local state"),
+        )
+        for kind, folder, what in of_lake:
+            if any(_of_lake(kind, folder)):
+                count, size = _extent(kind, folder)
                 text = f"{what} in {folder}: {count:,} files, {size:,} bytes"
-                steps.append(Step(kind="folder", name=str(folder), text=text, option="--lake"))
+                steps.append(Step(kind=kind, name=str(folder), text=text, option="--lake"))
     return steps
 
 
 def apply(project: Project, steps: Sequence[Step]) -> Iterator[Step]:
     """Do the steps, in order; yields each one done. Raises AlreadyRunning when a run is active."""
-    at_source = [step for step in steps if step.kind != "folder"]
-    folders = [step for step in steps if step.kind == "folder"]
+    at_source = [step for step in steps if step.kind in ("slot", "publication")]
+    folders = [step for step in steps if step not in at_source]
     if at_source:
         with connector_of(project).connect() as control:
             slots.lock_pipeline(control, project.slot)
@@ -81,7 +86,7 @@ def apply(project: Project, steps: Sequence[Step]) -> Iterator[Step]:
     if folders:
         _require_idle(project)
         for step in folders:
-            _remove_folder(Path(step.name), project)
+            _remove_folder(step.kind, Path(step.name), project)
             yield step
 
 
@@ -98,18 +103,27 @@ def _require_idle(project: Project) -> None:
         )
 
 
-def _remove_folder(folder: Path, project: Project) -> None:
+def _of_lake(kind: Kind, folder: Path) -> Iterator[Path]:
+    """What goes with the lake: the folder; of the local state its subfolders, since the files beside them are secrets that the
+    project still needs.
+    """
+    if folder.is_dir():
+        yield from [folder] if kind == "folder" else [one for one in folder.iterdir() if one.is_dir()]
+
+
+def _remove_folder(kind: Kind, folder: Path, project: Project) -> None:
     if folder == project.warehouse and not (folder / CATALOG_FILE).exists():
         raise LakeUnavailable(
             f"{folder} has no {CATALOG_FILE}, so it is perhaps not a lake of Headrace; it was not removed",
             remedy="Check lake.warehouse in headrace.yaml; remove the folder by hand if it is.",
         )
     try:
-        shutil.rmtree(folder)
+        for one in list(_of_lake(kind, folder)):
+            shutil.rmtree(one)
     except OSError as error:
         raise LakeUnavailable(f"{folder} could not be removed whole: {error.strerror}") from error
 
 
-def _extent(folder: Path) -> tuple[int, int]:
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+def _extent(kind: Kind, folder: Path) -> tuple[int, int]:
+    sizes = [path.stat().st_size for one in _of_lake(kind, folder) for path in one.rglob("*") if path.is_file()]
     return len(sizes), sum(sizes)

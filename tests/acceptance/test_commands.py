@@ -78,9 +78,12 @@ def test_a_lake_from_first_look_to_removal(database: Database, tmp_path: Path) -
     shop.must("verify", "items")
 
     said = shop.must("drop")
+    secret = shop.project.make_state() / "source-password"
+    secret.write_text("kept")
     assert "slot headrace_shop" in said and "lake" in said and (shop.project.warehouse).is_dir()
     removed = shop.must("drop", "--slot", "--publications", "--lake", "--yes")
     assert removed.count("removed:") == 5
     assert not shop.project.warehouse.exists()
+    assert secret.exists(), "the project still needs it"
     assert database.value("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'headrace_shop'") == 0
     assert shop.must("drop") == "There is nothing to remove.\n"
