@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    import duckdb
 
 Lane = npt.NDArray[np.uint64]
 
@@ -120,6 +123,8 @@ class KeyCodec:
         if not len(columns[0]):
             return Lanes(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
         if self._connection is None:
+            import duckdb  # takes long, and only long keys need it
+
             self._connection = duckdb.connect(config={"threads": 2})
         self._connection.register("keys", pa.Table.from_arrays([_hashable(column) for column in columns], names=self._names))
         found = self._connection.execute(self._sql).to_arrow_table()

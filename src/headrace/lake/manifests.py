@@ -2,8 +2,7 @@
 
 An entry's ``data_file`` record is encoded once, when its file is written or first read, and copied as bytes into every later
 manifest that lists the file: a commit rewrites the entries of all small files, and encoding them anew would cost more than the
-rest of it. The schemas are PyIceberg's; the framing of Avro's object container file is written here, because fastavro takes only
-unencoded records.
+rest of it. The framing of Avro's object container file is written here, because fastavro takes only unencoded records.
 """
 
 from __future__ import annotations
@@ -13,23 +12,19 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Any
 
 import fastavro
 import orjson
-from pyiceberg.manifest import MANIFEST_LIST_FILE_SCHEMAS, data_file_with_partition, manifest_entry_schema_with_data_file
-from pyiceberg.types import IntegerType, NestedField, StringType, StructType
-from pyiceberg.utils.schema_conversion import AvroSchemaConversion
 
 from headrace.lake.fresh import fresh_bytes
+from headrace.lake.manifest_schemas import LIST_SCHEMA, entry_schema
 
 DATA, POSITION_DELETES, EQUALITY_DELETES = 0, 1, 2
 EXISTING, ADDED, DELETED = 0, 1, 2
 
 PLAIN_BYTES = 32 << 10
-_FORMAT_VERSION: Literal[2] = 2
 _MAGIC = b"Obj\x01"
-_PARTITION_TYPES = {"int": IntegerType(), "string": StringType()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,21 +281,14 @@ def _schema_json(key: int, schema: Mapping[str, Any]) -> bytes:
 @cache
 def _entry_schemas(partition: PartitionField | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The Avro schemas of a manifest entry and of the ``data_file`` in it."""
-    fields = []
-    if partition is not None:
-        fields.append(NestedField(partition.field_id, partition.name, _PARTITION_TYPES[partition.result], required=False))
-    file_type = data_file_with_partition(StructType(*fields), _FORMAT_VERSION)
-    entry_type = manifest_entry_schema_with_data_file(_FORMAT_VERSION, file_type)
-    entry = cast(dict[str, Any], AvroSchemaConversion().iceberg_to_avro(entry_type, schema_name="manifest_entry"))
+    entry = entry_schema((partition.field_id, partition.name, partition.result) if partition is not None else None)
     data_file = next(field["type"] for field in entry["fields"] if field["name"] == "data_file")
     return _parsed(entry), _parsed(data_file)
 
 
 @cache
 def _list_schema() -> dict[str, Any]:
-    return _parsed(
-        AvroSchemaConversion().iceberg_to_avro(MANIFEST_LIST_FILE_SCHEMAS[_FORMAT_VERSION], schema_name="manifest_file")
-    )
+    return _parsed(LIST_SCHEMA)
 
 
 def _parsed(schema: Any) -> dict[str, Any]:

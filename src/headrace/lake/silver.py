@@ -42,10 +42,8 @@ class SilverTable:
         self.key = tuple(key)
         self._folder = folder_of(state, table.uuid)
         self._codec = _codec(table.layout, self.key, table.uuid)
+        # None while nothing has asked for it (a table that never changes needs none), and always without a key.
         self._index: KeyIndex | None = None
-        self._to_build = False
-        if self._codec is not None:
-            self._index = KeyIndex(self._folder, wide=self._codec.wide, form=self._codec.form)
         self._writing: LiveFile | None = None
         self._superseded: list[Places] = []
         table.bounded = (*self.key, "_commit_lsn", "_commit_time")
@@ -59,9 +57,7 @@ class SilverTable:
 
     @classmethod
     def load(cls, storage: Storage, loaded: LoadedTable, key: Sequence[str], state: Path, limits: MergeLimits) -> SilverTable:
-        """The table in the catalog, with its index as of the current snapshot: read, or built anew when it is needed, from the
-        table's files.
-        """
+        """The table in the catalog, with its index as of the current snapshot where there is one that can be trusted."""
         metadata = loaded.metadata
         codec = _codec(layout_in(metadata), key, metadata["table-uuid"])
         folder = folder_of(state, metadata["table-uuid"])
@@ -73,8 +69,6 @@ class SilverTable:
         silver = cls(table, key, state)
         if index is not None and all(file.location in index.files for file in table.data.values()):
             silver._index = index
-        elif codec is not None and main is not None:
-            silver._to_build = True
         return silver
 
     # --- staging --------------------------------------------------------------------------------------------------------------
@@ -82,22 +76,23 @@ class SilverTable:
     def evolve(self, layout: TableLayout) -> None:
         """The next commit changes the schema; the key's columns may have been widened."""
         if layout is not self.table.layout:
-            self._have_index()
+            if self._codec is not None:
+                self._built_index(self._codec)
             self._end_file()
             self.table.evolve(layout)
 
     def stage(self, changes: pa.RecordBatch, epoch: int) -> None:
         """Stage a chunk of changes in the change layout. Raises UnusableKey, Inconsistent; then the chunk changed nothing."""
-        if self._codec is None or self._index is None:
+        if self._codec is None:
             self._stage_keyless(changes, epoch)
             return
-        self._have_index()
+        index = self._built_index(self._codec)
         effects = derive(changes, self.key, self._codec)
         keys, winner = effects.keys, effects.winner
         rows = self._rows(changes, effects, epoch)
         if effects.truncated:
             self.clear()
-        places = self._index.look_up(keys)
+        places = index.look_up(keys)
         known = places != ABSENT
         if known.any():
             self._supersede(places[known])
@@ -109,31 +104,24 @@ class SilverTable:
             new[put] = np.uint64(file.id << ROW_BITS) | position.astype(np.uint64)
         changed = put | known
         if changed.all():
-            self._index.put(keys, new)
+            index.put(keys, new)
         else:  # a key that came and went in this chunk, or a delete of what was never here
-            self._index.put(keys.take(changed), new[changed])
+            index.put(keys.take(changed), new[changed])
 
     def clear(self) -> None:
         """Every row there is now is gone."""
         self._writing = None
         self._superseded = []
         self.table.clear()
-        if self._to_build:  # there is nothing to build it from any more
-            KeyIndex.delete(self._folder)
-            self._to_build = False
         if self._index is not None:
             self._index.clear()
             self._index.files.clear()
 
     def adopt(self, files: Iterable[DataFile]) -> None:
         """Add data files with rows of new keys, written before."""
-        self._have_index()
-        added = [self.table.add(file) for file in files]
-        if self._index is not None:
-            for file in added:
-                self._index.name_file(file.location, file.id)
-            for run in self._runs_of(added):
-                self._index.put(run.keys, run.places)
+        for file in files:
+            self.table.add(file)
+            self._index = None
 
     def replace(self, chunks: Iterable[pa.Table]) -> int:
         """Every row there is now is replaced by these, in silver's columns, in chunks; how many they are."""
@@ -145,7 +133,7 @@ class SilverTable:
                 continue
             file, first = self._append(rows)
             count += rows.num_rows
-            if self._index is not None and self._codec is not None:
+            if self._index is not None:
                 keys, positions = self._sorted_keys(rows, np.arange(first, first + rows.num_rows))
                 self._index.put(keys, np.uint64(file.id << ROW_BITS) | positions.astype(np.uint64))
         return count
@@ -307,23 +295,19 @@ class SilverTable:
 
     # --- the index ------------------------------------------------------------------------------------------------------------
 
-    def _have_index(self) -> None:
-        if self._to_build:
-            self.build_index()
-
-    def build_index(self) -> None:
-        """Build the index anew from the table's files."""
-        if self._codec is None:
-            return
-        KeyIndex.delete(self._folder)
-        index = KeyIndex(self._folder, wide=self._codec.wide, form=self._codec.form)
-        files = list(self.table.data.values())
-        for file in files:
-            index.name_file(file.location, file.id)
-        index.load(self._runs_of(files))
-        self._index, self._to_build = index, False
-        if self.table.snapshot_id is not None:
-            index.record(self.table.snapshot_id)
+    def _built_index(self, codec: KeyCodec) -> KeyIndex:
+        """The index; it is built from the table's files where there is none yet."""
+        if self._index is None:
+            KeyIndex.delete(self._folder)
+            index = KeyIndex(self._folder, wide=codec.wide, form=codec.form)
+            files = list(self.table.data.values())
+            for file in files:
+                index.name_file(file.location, file.id)
+            index.load(self._runs_of(files))
+            if self.table.snapshot_id is not None and not self.table.changed:
+                index.record(self.table.snapshot_id)
+            self._index = index
+        return self._index
 
     def _runs_of(self, files: Iterable[LiveFile]) -> Iterator[Run]:
         """The live rows of these files as runs of the index, one or more per file."""

@@ -77,7 +77,7 @@ def test_the_index_of_a_commit_that_took_effect_is_used_after_the_crash(
         with pytest.raises(Power):
             world.lake.commit(Position(1, followed.lsn))
     world.restart()
-    monkeypatch.setattr("headrace.lake.silver.SilverTable.build_index", lambda self: pytest.fail("built anew"))
+    monkeypatch.setattr("headrace.lake.index.KeyIndex.load", lambda self, runs: pytest.fail("built anew"))
     take(world.lake, followed, transactions=3)
     assert_silver(world, followed)
 
