@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import psycopg
 import pyarrow as pa
@@ -16,6 +17,7 @@ from headrace.position import Position
 from headrace.schema import TableId, TableSchema
 from headrace.source.postgres.capture import CaptureSettings
 from headrace.source.postgres.connect import Connector
+from headrace.source.postgres.copy import LockedTable
 from headrace.source.postgres.source import PostgresSettings, PostgresSource
 from tests.conftest import Database
 
@@ -294,17 +296,17 @@ def test_a_table_altered_between_snapshot_and_read_is_read_under_a_new_snapshot(
     with source.open(None):
         before = dict(source.tables())
         # DDL between the snapshot and the copy's lock: a truncate would look like an empty table under the old snapshot
-        original = source._copy_table
+        original = source._lock_table
         done = threading.Event()
 
-        def alter_first(*arguments: object) -> None:
+        def alter_first(*arguments: Any) -> LockedTable:
             if not done.is_set():
                 done.set()
                 tables.execute("TRUNCATE items")
                 tables.execute("INSERT INTO items VALUES (1, 'after', 1)")
-            original(*arguments)  # type: ignore[arg-type]
+            return original(*arguments)
 
-        source._copy_table = alter_first  # type: ignore[method-assign]
+        source._lock_table = alter_first  # type: ignore[method-assign]
         copies = copy_all(source)
     assert ITEMS in before
     assert any("new snapshot" in text for text in said)

@@ -177,10 +177,12 @@ class Capture(Section):
 class Copy(Section):
     """How tables are read whole, at the beginning or when they have to be read again."""
 
-    connections: Whole = Field(default=2, ge=1, le=32, description="Connections that read at a time, all under one snapshot.")
-    chunk_bytes: Size = Field(default=parse_size("32MB"), gt=0, description="Size of the pieces in which rows arrive.")
+    connections: Whole = Field(
+        default=2, ge=1, le=32, description="Connections that read at a time, all under one snapshot, whichever tables."
+    )
+    chunk_bytes: Size = Field(default=parse_size("16MB"), gt=0, description="Size of the pieces in which rows arrive.")
     range_bytes: Size = Field(
-        default=parse_size("256MB"),
+        default=parse_size("64MB"),
         ge=1 << 20,
         description="A table is cut into ranges of pages of this size, shared among the connections.",
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import adbc_driver_manager
 import psycopg
+from psycopg.rows import TupleRow
 
 from headrace.change import ChangeBatch, TableFault
 from headrace.errors import PositionLost, SourceNotReady
@@ -19,7 +21,8 @@ from headrace.source.postgres import evolution, slots
 from headrace.source.postgres.capture import Capture, CaptureSettings, Followed
 from headrace.source.postgres.checks import BEFORE_A_RUN, Names, preflight, require_ready
 from headrace.source.postgres.connect import Connector
-from headrace.source.postgres.copy import SHORT_LOCK_WAITS, Snapshot, TableChanged, TableReader, TableToCopy, exported_snapshot
+from headrace.source.postgres.copiers import Copiers
+from headrace.source.postgres.copy import SHORT_LOCK_WAITS, LockedTable, Snapshot, TableChanged, TableToCopy, exported_snapshot
 from headrace.source.postgres.decode import RelationMessage
 from headrace.source.postgres.relations import Relation, find_relations, mappings_of, read_relation, schema_of
 from headrace.source.postgres.waiting import Patience, end_with_client
@@ -40,8 +43,8 @@ class PostgresSettings:
     appends_publication: str
     capture: CaptureSettings
     copy_connections: int = 2
-    copy_chunk_bytes: int = 32 << 20
-    copy_range_bytes: int = 256 << 20
+    copy_chunk_bytes: int = 16 << 20
+    copy_range_bytes: int = 64 << 20
 
 
 class PostgresSource:
@@ -55,7 +58,7 @@ class PostgresSource:
         self._relations: dict[TableId, Relation] = {}
         self._published: dict[str, tuple[str, dict[int, int]]] = {}
         self._capture: Capture | None = None
-        self._reader: TableReader | None = None
+        self._copiers: Copiers | None = None
         self._stopped = threading.Event()
         self._patience = Patience(connector=connector, stopped=self._stopped, say=say)
         self._end_seen = 0
@@ -216,62 +219,49 @@ class PostgresSource:
         progress: Callable[[TableId, int], None],
     ) -> list[TableId]:
         """Returns the tables that were changed since the snapshot, and need another one. Raises Stopped."""
-        changed = []
-        slot, say, stopped = self._settings.slot, self._say, self._stopped
-        with self._speaking(), exported_snapshot(self._connector, slot=slot, say=say, stopped=stopped) as snapshot:
-            for table in tables:
-                try:
-                    self._copy_table(snapshot, table, sink, progress)
-                except TableChanged as change:
-                    self._say(f"{change}; it is read again under a new snapshot")
-                    changed.append(table)
-        return changed
+        settings, connector, stopped = self._settings, self._connector, self._stopped
+        with (
+            self._speaking(),
+            exported_snapshot(connector, slot=settings.slot, say=self._say, stopped=stopped) as snapshot,
+            connector.connect() as control,
+        ):
+            control.execute(SHORT_LOCK_WAITS)
+            self._copiers = copiers = Copiers(
+                connector=connector,
+                snapshot=snapshot,
+                tables=sorted(tables, key=self._size, reverse=True),
+                lock=lambda table: self._lock_table(control, snapshot, table),
+                sink=sink,
+                progress=progress,
+                say=self._say,
+                stopped=stopped,
+                connections=settings.copy_connections,
+                chunk_bytes=settings.copy_chunk_bytes,
+                range_bytes=settings.copy_range_bytes,
+            )
+            try:
+                return copiers.run()
+            finally:
+                self._copiers = None
 
-    def _copy_table(
-        self,
-        snapshot: Snapshot,
-        table: TableId,
-        sink: Callable[[TableSchema, int], CopySink],
-        progress: Callable[[TableId, int], None],
-    ) -> None:
-        relation = self._relations[table]
-        reader = TableReader(
+    def _size(self, table: TableId) -> float:
+        """Large tables first, so that at the end all connections are busy. One that was never analysed may be large."""
+        rows = self._relations[table].estimated_rows
+        return math.inf if rows is None else rows
+
+    def _lock_table(self, control: psycopg.Connection[TupleRow], snapshot: Snapshot, table: TableId) -> LockedTable:
+        return LockedTable(
             connector=self._connector,
+            control=control,
             snapshot=snapshot,
             table=table,
-            oid=relation.oid,
-            describe=lambda: self._describe(table),
+            oid=self._relations[table].oid,
+            describe=lambda: self._describe(control, table),
             patience=self._patience,
-            connections=self._settings.copy_connections,
-            chunk_bytes=self._settings.copy_chunk_bytes,
-            range_bytes=self._settings.copy_range_bytes,
         )
-        self._reader = reader
-        try:
-            target = sink(reader.to_copy.schema, snapshot.lsn)
-            rows = 0
-            try:
-                with closing(reader.rows()) as chunks:
-                    for copied in chunks:
-                        target.append(copied.changes)
-                        rows += copied.changes.num_rows
-                        progress(table, rows)
-                        if self._stopped.is_set():
-                            break
-                if self._stopped.is_set():
-                    raise Stopped  # not all rows may have come
-            except BaseException:
-                target.discard()
-                raise
-            target.finish()
-        finally:
-            self._reader = None
-            reader.close()
 
-    def _describe(self, table: TableId) -> TableToCopy:
-        with self._connector.connect() as connection:
-            connection.execute(SHORT_LOCK_WAITS)
-            relation = read_relation(connection, self._relations[table].oid)
+    def _describe(self, control: psycopg.Connection[TupleRow], table: TableId) -> TableToCopy:
+        relation = read_relation(control, self._relations[table].oid)
         if relation is None or relation.table != table:
             raise TableChanged(f"table {table} was dropped or renamed")
         self._relations[table] = relation
@@ -369,8 +359,8 @@ class PostgresSource:
 
     def stop(self) -> None:
         self._stopped.set()
-        capture, reader = self._capture, self._reader
+        capture, copiers = self._capture, self._copiers
         if capture is not None:
             capture.stop()
-        if reader is not None:
-            reader.stop()
+        if copiers is not None:
+            copiers.stop()
