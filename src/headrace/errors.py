@@ -9,6 +9,7 @@
     ├── AlreadyRunning            5   another run holds this slot
     ├── PositionLost              6   the slot is gone, or does not continue where the lake ends
     ├── LakeUnavailable           7   catalog or warehouse cannot be read or written
+    │   ├── LakeBlocked           7   for now: locked, full, its database away                (retried by a started run)
     │   └── CommitConflict        7   another writer changed a table first                    (retried)
     ├── SourceAndLakeDiffer       8   verify found differences
     ├── TablesParked              9   the command ended, but tables are parked
@@ -19,6 +20,7 @@ A message says what object is meant, what was found, what follows, and what to d
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -74,6 +76,12 @@ class LakeUnavailable(HeadraceError):
     exit_code = 7
 
 
+class LakeBlocked(LakeUnavailable):
+    """Catalog or warehouse cannot be used for now: locked, full, or the catalog's database is away. Nothing needs repair."""
+
+    retried = True
+
+
 class CommitConflict(LakeUnavailable):
     """Another writer changed a table first: a commit's requirement did not hold, and nothing was changed."""
 
@@ -96,3 +104,25 @@ class BadQuery(HeadraceError):
     """The SQL given to ``headrace query`` failed."""
 
     exit_code = 10
+
+
+PASSING = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ENOMEM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EINTR,
+        errno.ETIMEDOUT,
+        errno.ESTALE,
+    }
+)
+"""What the system says when there is no room, or a folder on the network is away. A disk's own errors (EIO) do not pass."""
+
+
+def lake_failure(error: BaseException) -> type[LakeUnavailable]:
+    """The kind of an error met in the lake's files: does it pass without a repair of the lake?"""
+    return LakeBlocked if isinstance(error, OSError) and error.errno in PASSING else LakeUnavailable

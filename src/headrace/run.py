@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -63,7 +63,8 @@ class Run:
     def run(self, *, until_caught_up: bool = False, seconds: float | None = None) -> None:
         """Follow the source until stopped, for ``seconds``, or up to where its log ended when following began.
 
-        A lost connection is tried again and again, with growing pauses; before the first successful session it is raised at once.
+        A lost connection, or a lake that is locked or full for now, is tried again and again, with growing pauses; before
+        the source was opened for the first time it is raised at once.
         """
         timer = threading.Timer(seconds, self.stop) if seconds is not None else None
         if timer is not None:
@@ -115,18 +116,20 @@ class Run:
                 acknowledge(position)
                 until = source.end() if until_caught_up else None
                 rows = 0
-                for batch in self._changes(position, named, until):
-                    self._tell_faults(lake.stage(batch))
-                    rows += batch.rows
-                    if batch.end is None or not (batch.reached or rows >= self._settings.commit_rows):
-                        continue
-                    durable = self._commit(batch.end)
-                    rows = 0
-                    if durable is not None:
-                        acknowledge(durable)
-                    yield
-                    if self._stopped.is_set():
-                        return
+                # Closed here: an error keeps what it passed through alive, and would keep the reader for the pause after it.
+                with closing(self._changes(position, named, until)) as batches:
+                    for batch in batches:
+                        self._tell_faults(lake.stage(batch))
+                        rows += batch.rows
+                        if batch.end is None or not (batch.reached or rows >= self._settings.commit_rows):
+                            continue
+                        durable = self._commit(batch.end)
+                        rows = 0
+                        if durable is not None:
+                            acknowledge(durable)
+                        yield
+                        if self._stopped.is_set():
+                            return
 
     @contextmanager
     def _alone(self) -> Iterator[Position]:
@@ -192,8 +195,9 @@ class Run:
         followed = any(state.following for state in lake.tables.values())
         if followed or min(copy.lsn for copy in copies) < target:
             named = self._source.tables()
-            for batch in self._changes(start, named, target, adopted={copy.table: copy.lsn for copy in copies}):
-                self._tell_faults(lake.stage(batch))
+            with closing(self._changes(start, named, target, adopted={copy.table: copy.lsn for copy in copies})) as batches:
+                for batch in batches:
+                    self._tell_faults(lake.stage(batch))
             if self._stopped.is_set():
                 lake.abandon()
                 return
@@ -203,7 +207,7 @@ class Run:
 
     def _changes(
         self, start: Position, named: Mapping[TableId, object], until: int | None, adopted: Mapping[TableId, int] | None = None
-    ) -> Iterator[ChangeBatch]:
+    ) -> Generator[ChangeBatch, None, None]:
         adopted = adopted or {}
         states: dict[TableId, TableState] = {
             table: state
@@ -225,7 +229,6 @@ class Run:
 
         Returns the position that is durable now, None if that is no news.
         """
-        self._tries = 0
         lag = self._source.end_seen() - end.lsn
         if not self._lake.staged:
             if lag <= 0:
@@ -233,11 +236,11 @@ class Run:
             # Noting costs an fsync, and the slot is advanced no more often than this anyway.
             if time.monotonic() - self._noted_at >= self._settings.acknowledge_seconds:
                 self._lake.note_idle(end)
-                self._noted, self._noted_at = end, time.monotonic()
+                self._noted, self._noted_at, self._tries = end, time.monotonic(), 0
             return self._noted
         began = time.monotonic()
         receipt = self._lake.commit(end)
-        self._noted = None
+        self._noted, self._tries = None, 0
         self._watch(
             Committed(
                 version=receipt.version,

@@ -25,7 +25,7 @@ import orjson
 
 from headrace.catalog.metadata import Document, normalised
 from headrace.catalog.refusals import BadUpdate
-from headrace.errors import LakeUnavailable, ProjectError
+from headrace.errors import ProjectError, lake_failure
 
 SCHEME = "file://"
 CACHE_BYTES = 32 << 20
@@ -111,7 +111,7 @@ class MetadataFiles:
                 list(self._writers.map(_write, paths, [file.content for file in files]))
         except OSError as error:
             self.discard(files)
-            raise LakeUnavailable(
+            raise lake_failure(error)(
                 f"Table metadata cannot be written to the warehouse {self.warehouse}: {error.strerror or error}. "
                 "Nothing was committed.",
                 remedy="Check that the folder exists, is writable, and that its disk has room.",
@@ -142,7 +142,7 @@ class MetadataFiles:
                 content = gzip.decompress(content)
             document = orjson.loads(content)
         except (OSError, ValueError, EOFError) as error:
-            raise LakeUnavailable(
+            raise lake_failure(error)(
                 f"The metadata file {location} cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}. "
                 f"Its {kind} cannot be opened at the versions that use it.",
                 remedy="Restore the file from a backup, or drop the table and copy it again.",

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 
 from headrace.catalog.database import Row
 from headrace.catalog.refusals import CommitOutcomeUnknown
-from headrace.errors import LakeUnavailable
+from headrace.errors import LakeBlocked, LakeUnavailable
 
 SCHEMA = "headrace_catalog"
 # Any number will do, as long as every catalog process locks the same. The lock ends with its transaction, so poolers do no harm.
@@ -130,13 +130,13 @@ class PostgresDatabase:
 
     def _explain(self, error: Exception) -> LakeUnavailable:
         if isinstance(error, errors.LockNotAvailable):
-            return LakeUnavailable(
+            return LakeBlocked(
                 f"The catalog's database {self.name} stayed locked by another writer for {self.timeout:g} s. "
                 "Nothing was changed.",
                 remedy="See in pg_stat_activity which session holds the lock.",
             )
         if isinstance(error, errors.DiskFull):
-            return LakeUnavailable(
+            return LakeBlocked(
                 f"The disk of the catalog's database {self.name} is full. Nothing was changed.", remedy="Make room and run again."
             )
         if isinstance(error, errors.ReadOnlySqlTransaction | errors.InsufficientPrivilege):
@@ -150,7 +150,10 @@ class PostgresDatabase:
             if isinstance(error, psycopg.Error) and error.diag.message_primary
             else type(error).__name__
         )
-        return LakeUnavailable(
+        # Away, restarting, out of connections. Without a code: there was no connection, or it broke.
+        state = error.sqlstate if isinstance(error, psycopg.Error) else ""
+        away = isinstance(error, psycopg.OperationalError) and (state is None or state[:2] in ("08", "40", "53", "57"))
+        return (LakeBlocked if away else LakeUnavailable)(
             f"The catalog's database {self.name} cannot be used: {reason}. Nothing was changed.",
             remedy="Check that the server runs and that the catalog's URL, user and password are right.",
         )

@@ -19,6 +19,8 @@ from headrace.errors import LakeUnavailable
 class CommitOutcomeUnknown(LakeUnavailable):
     """The database was lost while it committed. Whoever asked must read the state again before deciding; never replay blindly."""
 
+    retried = True
+
 
 class NoSuchTable(LakeUnavailable):
     """No table of that name at that version."""

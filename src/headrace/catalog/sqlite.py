@@ -12,7 +12,7 @@ from typing import Any
 
 from headrace.catalog.database import Row
 from headrace.catalog.refusals import CommitOutcomeUnknown
-from headrace.errors import LakeUnavailable
+from headrace.errors import LakeBlocked, LakeUnavailable
 
 
 class _Session:
@@ -116,8 +116,8 @@ class SqliteDatabase:
         except sqlite3.Error as error:
             raise self._explain(error) from error
 
-    def _locked(self) -> LakeUnavailable:
-        return LakeUnavailable(
+    def _locked(self) -> LakeBlocked:
+        return LakeBlocked(
             f"The catalog {self.path} stayed locked by another writer for {self.timeout:g} s. Nothing was changed.",
             remedy="See which process holds the file (fuser, lsof); a backup or an editor that keeps it open must let go.",
         )
@@ -127,11 +127,20 @@ class SqliteDatabase:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return self._locked()
         found, remedy = _FINDINGS.get(code, (f"failed: {error}", "Check the file and its disk."))
-        return LakeUnavailable(f"The catalog {self.path} {found}. Nothing was changed.", remedy=remedy)
+        kind = LakeBlocked if code == sqlite3.SQLITE_FULL or _extended(error) in _NO_ROOM else LakeUnavailable
+        return kind(f"The catalog {self.path} {found}. Nothing was changed.", remedy=remedy)
+
+
+def _extended(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", None) or 0
 
 
 def _code(error: sqlite3.Error) -> int:
-    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    return _extended(error) & 0xFF
+
+
+_NO_ROOM = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_IOERR_NOMEM})
+"""Errors of the disk that only a full one gives: the file shared by readers and writers could not grow."""
 
 
 _FINDINGS = {

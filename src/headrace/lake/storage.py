@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import pyarrow as pa
 
 from headrace.catalog.files import folder_name, location_of, path_of
-from headrace.errors import LakeUnavailable
+from headrace.errors import LakeUnavailable, lake_failure
 from headrace.lake.fresh import fresh_name
 
 P = ParamSpec("P")
@@ -141,7 +141,7 @@ class Storage:
         """``error`` as a LakeUnavailable that names the folder. ``what``: ``read`` or ``written``."""
         place = error.filename or self.warehouse
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return LakeUnavailable(
+        return lake_failure(error)(
             f"Files in the warehouse {self.warehouse} cannot be {what}: {os.strerror(error.errno) if error.errno else error}"
             f" ({place}). Nothing of this commit is visible.",
             remedy="Make room on its disk, then run again."
@@ -154,7 +154,7 @@ class Storage:
         found = error.strerror if isinstance(error, OSError) and error.strerror else ""
         if isinstance(error, OSError) and error.errno and not found:
             found = os.strerror(error.errno)
-        return LakeUnavailable(
+        return lake_failure(error)(
             f"A file of the lake cannot be read: {path_of(location)}: {found or 'it is damaged'}. Nothing was changed.",
             remedy="Restore it from a backup. Or make its table anew: `headrace rebuild TABLE` makes silver from bronze,"
             " `headrace resync TABLE` copies it from the source.",
