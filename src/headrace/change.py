@@ -73,11 +73,15 @@ QUARANTINE = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class TableFault:
-    """Why a table cannot be followed from a position on, and what its operator can do about it."""
+    """Why a table cannot be followed from a position on, and what its operator can do about it.
+
+    ``bronze_goes_on``: only silver stands still. Else the table's changes go to the quarantine.
+    """
 
     reason: str
     remedy: str
     lsn: int
+    bronze_goes_on: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

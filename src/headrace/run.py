@@ -151,8 +151,8 @@ class Run:
             raise
 
     def _park_gaps(self) -> None:
-        followed = {table: state.schema for table, state in self._lake.tables.items() if state.following}
-        for table, fault in self._source.gaps(followed).items():
+        captured = {table: state.schema for table, state in self._lake.tables.items() if state.captured}
+        for table, fault in self._source.gaps(captured).items():
             self._lake.park(table, fault)
             self._watch(Parked(table=table, fault=fault))
 
@@ -192,8 +192,8 @@ class Run:
         lake = self._lake
         target = max(copy.lsn for copy in copies)
         lake.adopt(copies)
-        followed = any(state.following for state in lake.tables.values())
-        if followed or min(copy.lsn for copy in copies) < target:
+        captured = any(state.captured for state in lake.tables.values())
+        if captured or min(copy.lsn for copy in copies) < target:
             named = self._source.tables()
             with closing(self._changes(start, named, target, adopted={copy.table: copy.lsn for copy in copies})) as batches:
                 for batch in batches:
@@ -218,7 +218,7 @@ class Run:
             start,
             tables={table: state.schema for table, state in states.items()},
             from_lsn={table: adopted.get(table, start.lsn) for table in states},
-            parked={table: state.fault for table, state in states.items() if state.fault is not None},
+            parked={table: state.fault for table, state in states.items() if state.fault is not None and not state.captured},
             until=until,
         )
         with closing(changes):

@@ -12,7 +12,7 @@ import pytest
 
 from headrace.change import ChangeBatch
 from headrace.events import Event, Parked
-from headrace.pipeline import mark_for_resync, open_run, verify_lake
+from headrace.pipeline import mark_for_resync, open_reader, open_run, verify_lake
 from headrace.position import parse_lsn
 from headrace.project import Project
 from headrace.run import Run
@@ -63,6 +63,10 @@ class Shop:
     def copy_again(self, table: str) -> None:
         mark_for_resync(self.project(), table)
         self.catch_up()
+
+    def rows(self, sql: str) -> list[tuple[object, ...]]:
+        with open_reader(self.project()) as engine:
+            return engine.execute(sql.replace(" FROM ", " FROM lake.")).fetchall()
 
     def equal(self, table: str = "items") -> bool:
         return verify_lake(self.project(), [table]).equal
@@ -211,6 +215,43 @@ def test_a_table_that_the_lake_cannot_go_on_with_is_told_to_be_parked(shop: Shop
     shop.execute("INSERT INTO days VALUES ('infinity')")
 
     assert "key column day has a value that its lake type cannot hold" in parked(shop.catch_up())["days"]
+
+
+def test_bronze_goes_on_over_restarts_while_only_silver_is_parked(shop: Shop) -> None:
+    shop.execute("CREATE TABLE days (day date PRIMARY KEY, n int)")
+    shop.catch_up()
+    shop.execute("INSERT INTO days VALUES ('infinity', 1)")
+    assert "bronze goes on" in parked(shop.catch_up())["days"]
+    shop.execute("INSERT INTO days VALUES ('2020-01-01', 2)")
+    shop.catch_up()
+    shop.execute("ALTER TABLE days ADD COLUMN note text", "UPDATE days SET note = 'x' WHERE n = 2")
+    shop.catch_up()
+
+    assert shop.rows("SELECT op, after.n, after.note FROM bronze.days ORDER BY commit_lsn, ordinal") == [
+        ("c", 1, None),
+        ("c", 2, None),
+        ("u", 2, "x"),
+    ]
+    assert shop.rows("SELECT * FROM silver.days") == []
+    assert shop.rows("SELECT bronze_goes_on FROM headrace.progress WHERE table_name = 'days'") == [(True,)]
+
+    shop.execute("DELETE FROM days WHERE day = 'infinity'")
+    shop.copy_again("days")
+    assert shop.equal("days")
+
+
+def test_a_table_with_silver_parked_is_parked_whole_when_its_columns_change(shop: Shop) -> None:
+    shop.execute("CREATE TABLE days (day date PRIMARY KEY, n int)")
+    shop.catch_up()
+    shop.execute("INSERT INTO days VALUES ('infinity', 1)")
+    shop.catch_up()
+    shop.execute("ALTER TABLE days RENAME n TO m", "INSERT INTO days VALUES ('2020-01-01', 2)")
+
+    assert "column n was dropped or renamed" in parked(shop.catch_up())["days"]
+    shop.execute("ALTER TABLE days RENAME m TO n", "INSERT INTO days VALUES ('2020-01-02', 3)")
+    shop.catch_up()
+    assert shop.rows("SELECT after.n FROM bronze.days") == [(1,)]
+    assert shop.rows("SELECT after['m'], after['n'] FROM headrace.quarantine ORDER BY commit_lsn") == [("2", None), (None, "3")]
 
 
 def test_a_commit_at_the_start_of_a_log_page_comes_once(database: Database) -> None:

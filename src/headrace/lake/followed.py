@@ -154,6 +154,7 @@ class FollowedTable:
             reason=f"{reason}; bronze goes on, silver stays as it is",
             remedy=f"Set the cause right at the source, then copy the table again: headrace resync {self.id}",
             lsn=int(batch.column("commit_lsn")[0].as_py()),
+            bronze_goes_on=True,
         )
 
     def _evolve(self, schema: TableSchema) -> None:

@@ -76,6 +76,7 @@ PROGRESS_COLUMNS: Mapping[str, Any] = {
     "changes": "long",
     "rows": "long",
     "columns": "string",
+    "bronze_goes_on": "boolean",
 }
 
 _PRIMITIVES = {
@@ -142,6 +143,14 @@ def fixed(columns: Mapping[str, Any], *, partitioned_by: str | None = None) -> T
         layout.last_id,
         PartitionField(source_id=source, name=partitioned_by, transform="identity", result="string"),
     )
+
+
+def completed(old: TableLayout, columns: Mapping[str, Any]) -> TableLayout:
+    """``old`` with those of these columns that it lacks, because it was made before there were any."""
+    ids = _Ids(old.last_id)
+    present = {field["name"] for field in old.schema["fields"]}
+    new = [_field(ids(), name, _shorthand(kind, ids, ())) for name, kind in columns.items() if name not in present]
+    return _as_evolved(old, [*old.schema["fields"], *new], ids)
 
 
 def new_bronze(table: TableSchema) -> TableLayout:

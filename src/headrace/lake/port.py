@@ -25,6 +25,11 @@ class TableState:
     def following(self) -> bool:
         return not self.waiting and self.fault is None
 
+    @property
+    def captured(self) -> bool:
+        """Its changes go to bronze: those of a table of which only silver is parked, too."""
+        return not self.waiting and (self.fault is None or self.fault.bronze_goes_on)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StagedCopy:

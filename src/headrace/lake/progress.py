@@ -18,7 +18,7 @@ from pyiceberg.types import NestedField
 from headrace.catalog import LoadedTable, NoSuchNamespace, NoSuchTable
 from headrace.change import TableFault
 from headrace.errors import CommitConflict
-from headrace.lake.layout import HEADRACE, PROGRESS_COLUMNS, fixed
+from headrace.lake.layout import HEADRACE, PROGRESS_COLUMNS, completed, fixed
 from headrace.lake.levels import MergeLimits
 from headrace.lake.live_file import LiveFile
 from headrace.lake.manifests import DataFile
@@ -87,6 +87,7 @@ class ProgressTable:
     """Every pipeline has one file in the table, in a partition of its own; the others' are left as they are."""
 
     def __init__(self, table: LakeTable, pipeline: str) -> None:
+        table.evolve(completed(table.layout, PROGRESS_COLUMNS))
         self.table = table
         self.pipeline = pipeline
         self._written: LiveFile | None = None
@@ -163,6 +164,7 @@ def _table_row(pipeline: str, table: TableProgress) -> dict[str, Any]:
         "changes": table.changes,
         "rows": table.rows,
         "columns": _text_of(table.schema),
+        "bronze_goes_on": fault.bronze_goes_on if fault else None,
     }
 
 
@@ -184,7 +186,12 @@ def _position(row: Mapping[str, Any]) -> Position | None:
 def _table_from(row: Mapping[str, Any]) -> TableProgress:
     fault = None
     if row["reason"] is not None:
-        fault = TableFault(reason=row["reason"], remedy=row["remedy"] or "", lsn=row["fault_lsn"] or 0)
+        fault = TableFault(
+            reason=row["reason"],
+            remedy=row["remedy"] or "",
+            lsn=row["fault_lsn"] or 0,
+            bronze_goes_on=bool(row["bronze_goes_on"]),
+        )
     schema = schema_from(row["columns"])
     return TableProgress(
         schema=replace(schema, table=TableId(row["table_schema"], row["table_name"])),

@@ -205,19 +205,21 @@ class LakeWriter:
     def _stage(self, table: FollowedTable, changes: pa.Table, schema: TableSchema, epoch: int) -> TableFault | None:
         """Returns why the table is parked by these changes, None if it is not, or was before."""
         self._now.dirty = True
+        known = table.progress.fault
+        if known is not None and not known.bronze_goes_on:
+            self._keep_aside(table.id, as_quarantined(changes), epoch, known.reason)
+            return None
         try:
             return table.stage(changes, schema, epoch)
         except Refused as refused:
-            known = table.progress.fault
-            fault = known or TableFault(
+            fault = TableFault(
                 reason=str(refused),
                 remedy=f"Copy it again with its present columns: headrace resync {table.id}",
                 lsn=int(changes.column("commit_lsn")[0].as_py()),
             )
-            if known is None:
-                table.park(fault)
+            table.park(fault)
             self._keep_aside(table.id, as_quarantined(changes), epoch, fault.reason)
-            return fault if known is None else None
+            return fault
 
     def _keep_aside(self, name: TableId, rows: pa.Table, epoch: int, reason: str) -> None:
         """Stage rows for the quarantine."""
