@@ -182,7 +182,8 @@ class SilverTable:
         """What silver has now in these columns under these keys (any order, repeats allowed), in their order."""
         schema = pa.schema([self.table.layout.arrow.field(name) for name in columns])
         if not len(keys) or self._index is None:
-            return schema.empty_table()
+            # Not schema.empty_table(), which can make no list of uuids.
+            return pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
         order = keys.order()
         ordered = keys.take(order)
         places = np.empty(len(keys), np.uint64)
