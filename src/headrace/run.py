@@ -20,16 +20,18 @@ from headrace.events import CaughtUp, Committed, Copying, Parked, Retrying, Watc
 from headrace.lake.port import Lake, StagedCopy, TableState
 from headrace.position import Position
 from headrace.schema import TableId, TableSchema
-from headrace.source.port import CopySink, Source, Stopped
+from headrace.source.port import CopySink, Glimpse, Source, Stopped
 
 RETRY_SECONDS = (0.5, 1, 2, 5, 10, 30)
+LOOK_SECONDS = 10.0
+"""How often the source is asked for what its log does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """``commit_rows``: a backlog is committed at the first end of a transaction after so many changes.
-    ``acknowledge_seconds``: how
-    often the slot is advanced while the run goes on."""
+    ``acknowledge_seconds``: how often the slot is advanced while the run goes on.
+    """
 
     commit_rows: int = 500_000
     acknowledge_seconds: float = 1.0
@@ -50,6 +52,8 @@ class Run:
         self._tries = 0
         self._noted: Position | None = None
         self._noted_at = 0.0
+        self._glimpse: Glimpse | None = None
+        self._looked_at = 0.0
 
     def stop(self) -> None:
         self._stopped.set()
@@ -114,6 +118,8 @@ class Run:
                 # A new lake that named no table, or none that can be copied, has no position of its own yet.
                 position = lake.position or start
                 acknowledge(position)
+                self._look()
+                self._tell_unlogged(position)
                 until = source.end() if until_caught_up else None
                 rows = 0
                 # Closed here: an error keeps what it passed through alive, and would keep the reader for the pause after it.
@@ -127,6 +133,7 @@ class Run:
                         rows = 0
                         if durable is not None:
                             acknowledge(durable)
+                        self._tell_unlogged(batch.end)
                         yield
                         if self._stopped.is_set():
                             return
@@ -155,6 +162,34 @@ class Run:
         for table, fault in self._source.gaps(captured).items():
             self._lake.park(table, fault)
             self._watch(Parked(table=table, fault=fault))
+
+    # --- what the log does not tell --------------------------------------------------------------------------------------------
+
+    def _followed(self) -> dict[TableId, TableSchema]:
+        named = self._source.tables()
+        return {table: state.schema for table, state in self._lake.tables.items() if state.following and table in named}
+
+    def _look(self) -> None:
+        """Ask how the source holds its tables' rows; compared is that when the log has been applied up to then."""
+        self._glimpse = self._source.glimpse(self._followed())
+        self._looked_at = time.monotonic()
+
+    def _tell_unlogged(self, reached: Position) -> None:
+        """Park the tables whose rows changed without a word in the log before ``reached``, up to where the lake stands."""
+        if self._glimpse is None and time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            self._look()
+        if self._glimpse is None or self._glimpse.lsn > reached.lsn:
+            return
+        glimpse, self._glimpse = self._glimpse, None
+        found = self._source.unlogged(glimpse, self._followed())
+        for table, fault in found.items():
+            if fault is None:
+                self._lake.note_state(table, glimpse.states[table])
+            else:
+                self._lake.park(table, fault)
+                self._watch(Parked(table=table, fault=fault))
+        if found:
+            self._commit(reached)
 
     # --- first copy ------------------------------------------------------------------------------------------------------------
 

@@ -42,13 +42,15 @@ class TableSchema:
     """The columns of a table in order, and the names of its key columns (empty: rows have no identity, silver appends).
 
     ``source_id`` tells the table, and its being published, from later ones of the same name: where it has changed, changes
-    may have been missed. Empty where the source says nothing of the kind.
+    may have been missed. Empty where the source says nothing of the kind. ``source_state`` is the source's own text on how it
+    held the table's rows when the lake had them all: where it has changed, they may have changed without events.
     """
 
     table: TableId
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
     source_id: str = field(default="", compare=False)
+    source_state: str = field(default="", compare=False)
 
     def column(self, name: str) -> Column:
         for column in self.columns:

@@ -164,7 +164,11 @@ class FollowedTable:
         self.bronze.evolve(evolved_bronze(self.bronze.table.layout, schema))
         if silver is not None:
             self.silver.evolve(silver)
-        self.progress = replace(self.progress, schema=schema)
+        self.progress = replace(self.progress, schema=replace(schema, source_state=self.progress.schema.source_state))
+
+    def note_state(self, state: str) -> None:
+        """What the source says of how it holds the rows that the lake has."""
+        self.progress = replace(self.progress, schema=replace(self.progress.schema, source_state=state))
 
     def park(self, fault: TableFault) -> None:
         """The table cannot be followed from here on."""

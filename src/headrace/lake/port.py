@@ -78,6 +78,9 @@ class Lake(Protocol):
     def park(self, name: TableId, fault: TableFault) -> None:
         """Park a table with the next commit."""
 
+    def note_state(self, name: TableId, state: str) -> None:
+        """Keep `TableSchema.source_state` with the next commit."""
+
     def commit(self, end: Position) -> Receipt: ...
 
     def abandon(self) -> None:

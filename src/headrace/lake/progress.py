@@ -236,6 +236,7 @@ def schema_text(schema: TableSchema) -> str:
         "columns": columns,
         "key": list(schema.key),
         "source_id": schema.source_id,
+        "source_state": schema.source_state,
     }
     return orjson.dumps(document).decode()
 
@@ -258,4 +259,5 @@ def schema_from(text: str) -> TableSchema:
         columns=columns,
         key=tuple(document["key"]),
         source_id=document.get("source_id", ""),
+        source_state=document.get("source_state", ""),
     )

@@ -242,6 +242,11 @@ class LakeWriter:
         self._now.tables[name].park(fault)
         self._now.dirty = True
 
+    def note_state(self, name: TableId, state: str) -> None:
+        """Keep the source's text on how it holds a table's rows with the next commit."""
+        self._now.tables[name].note_state(state)
+        self._now.dirty = True
+
     def copy_again(self, names: Iterable[TableId]) -> None:
         """With the next commit these tables wait for a new copy; until it is published silver stays as it is."""
         for name in names:

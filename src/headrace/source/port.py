@@ -28,6 +28,14 @@ class SourceTable:
     """What its reader should know: for instance that it has no key, so that silver appends."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Glimpse:
+    """`TableSchema.source_state` of tables at a moment; all that was committed until then stands before ``lsn`` in the log."""
+
+    lsn: int
+    states: Mapping[TableId, str]
+
+
 class CopySink(Protocol):
     """Where one table's copy goes. Chunks may come from several threads; nothing is visible before the sink is adopted."""
 
@@ -61,6 +69,14 @@ class Source(Protocol):
 
     def gaps(self, known: Mapping[TableId, TableSchema]) -> Mapping[TableId, TableFault]:
         """Those of the tables in a lake of which changes are missing, although the log goes on: why, and what to do."""
+
+    def glimpse(self, known: Mapping[TableId, TableSchema]) -> Glimpse:
+        """How the source holds the rows of these tables now. Cheap, and never waits for a table."""
+
+    def unlogged(self, glimpse: Glimpse, known: Mapping[TableId, TableSchema]) -> Mapping[TableId, TableFault | None]:
+        """Of these tables, followed up to the glimpse, those whose state has changed since it was kept; and why they cannot be
+        followed any more, None where the rows are the same.
+        """
 
     def copy(
         self, tables: Sequence[TableId], sink: Callable[[TableSchema, int], CopySink], progress: Callable[[TableId, int], None]

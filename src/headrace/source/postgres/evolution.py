@@ -8,8 +8,11 @@ without events, so the table is parked: its changes go to quarantine and the oth
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
-from headrace.schema import Column, TableSchema
+from headrace.change import TableFault
+from headrace.schema import Column, TableId, TableSchema
 from headrace.source.postgres.decode import RelationMessage
 from headrace.source.postgres.relations import Relation
 from headrace.source.postgres.types import TypeFacts, TypeMapping, builtin_facts, mapping
@@ -61,7 +64,7 @@ def as_sent(
         if present is not None and (present.has_missing_default or present.has_default):
             with_default.add(sent.name)
     key = relation.key if relation is not None else known.key
-    schema = TableSchema(table=known.table, columns=tuple(columns), key=key, source_id=known.source_id)
+    schema = replace(known, columns=tuple(columns), key=key)
     return schema, mappings, frozenset(with_default)
 
 
@@ -96,6 +99,15 @@ def refusals(old: TableSchema, new: TableSchema, *, with_default: frozenset[str]
         if column.name in with_default:
             reasons.append(f"column {column.name} was added with a default, which gave the existing rows a value without events")
     return reasons
+
+
+def fault(table: TableId, reasons: Sequence[str], lsn: int) -> TableFault:
+    return TableFault(
+        reason="; ".join(reasons),
+        remedy=f"`headrace resync {table}` copies the table again with its present columns."
+        " Its changes until then are in headrace.quarantine.",
+        lsn=lsn,
+    )
 
 
 def widens(old: Column, new: Column) -> bool:

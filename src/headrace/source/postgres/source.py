@@ -16,8 +16,8 @@ from headrace.change import ChangeBatch, TableFault
 from headrace.errors import PositionLost, SourceNotReady
 from headrace.position import Position, format_lsn
 from headrace.schema import TableId, TableSchema
-from headrace.source.port import CopySink, SourceTable, Stopped
-from headrace.source.postgres import evolution, slots
+from headrace.source.port import CopySink, Glimpse, SourceTable, Stopped
+from headrace.source.postgres import evolution, silent, slots
 from headrace.source.postgres.capture import Capture, CaptureSettings, Followed
 from headrace.source.postgres.checks import BEFORE_A_RUN, Names, preflight, require_ready
 from headrace.source.postgres.connect import Connector
@@ -201,6 +201,37 @@ class PostgresSource:
     ) -> None:
         left = list(tables)
         for _ in range(COPY_TRIES):
+    def glimpse(self, known: Mapping[TableId, TableSchema]) -> Glimpse:
+        assert self._control is not None, "the source is not open"
+        oids = {table: oid for table, schema in known.items() if (oid := evolution.table_oid(schema)) is not None}
+        with self._speaking():
+            states = silent.read_states(self._control, list(oids.values()))
+            lsn = slots.current_lsn(self._control)
+        return Glimpse(lsn=lsn, states={table: states[oid] for table, oid in oids.items() if oid in states})
+
+    def unlogged(self, glimpse: Glimpse, known: Mapping[TableId, TableSchema]) -> Mapping[TableId, TableFault | None]:
+        changed = {
+            table: schema
+            for table, schema in known.items()
+            if table in glimpse.states and schema.source_state != glimpse.states[table]
+        }
+        if not changed:
+            return {}
+        result: dict[TableId, TableFault | None] = {}
+        with self._speaking(), self._connector.connect() as connection:
+            connection.execute(SHORT_LOCK_WAITS)
+            evidence = silent.evidence_of(connection)
+            for table, schema in changed.items():
+                try:
+                    relation = read_relation(connection, evolution.table_oid(schema) or 0)
+                    if relation is None:
+                        continue  # dropped meanwhile, which is noticed when a run begins
+                    reasons = silent.reasons(schema, glimpse.states[table], relation, evidence) if schema.source_state else []
+                except (silent.Undecided, psycopg.errors.LockNotAvailable):
+                    continue  # its state is still the one that was kept, so it is judged the next time
+                result[table] = evolution.fault(table, reasons, glimpse.lsn) if reasons else None
+        return result
+
             try:
                 left = self._copy_under_one_snapshot(left, sink, progress)
             except Stopped:
@@ -266,7 +297,7 @@ class PostgresSource:
             raise TableChanged(f"table {table} was dropped or renamed")
         self._relations[table] = relation
         return TableToCopy(
-            schema=self._schema(relation),
+            schema=replace(self._schema(relation), source_state=silent.read_states(control, [relation.oid])[relation.oid]),
             oid=relation.oid,
             partitioned=relation.partitioned,
             mappings=tuple(mappings_of(relation)),
@@ -331,12 +362,7 @@ class PostgresSource:
         return Followed(
             schema=known,
             mappings=(),
-            fault=TableFault(
-                reason="; ".join(reasons),
-                remedy=f"`headrace resync {known.table}` copies the table again with its present columns."
-                " Its changes until then are in headrace.quarantine.",
-                lsn=lsn,
-            ),
+            fault=evolution.fault(known.table, reasons, lsn),
         )
 
     # --- the slot --------------------------------------------------------------------------------------------------------------
