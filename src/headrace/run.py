@@ -145,11 +145,12 @@ class Run:
         position = lake.position
         opened = False
         try:
-            with self._source.open(position) as start:
+            with self._source.open(position, lake.server) as start:
                 opened = True
                 lake.abandon()
                 if lake.position != position:
                     raise _Overtaken
+                lake.note_server(self._source.server())
                 yield start
         except PositionLost as error:
             lake.abandon()

@@ -77,6 +77,7 @@ PROGRESS_COLUMNS: Mapping[str, Any] = {
     "rows": "long",
     "columns": "string",
     "bronze_goes_on": "boolean",
+    "server": "string",
 }
 
 _PRIMITIVES = {

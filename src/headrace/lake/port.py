@@ -64,6 +64,10 @@ class Lake(Protocol):
         """Up to where the lake has the source's changes; None before the first commit."""
 
     @property
+    def server(self) -> str:
+        """Which server the changes came from; empty if that was never noted."""
+
+    @property
     def tables(self) -> Mapping[TableId, TableState]: ...
 
     @property
@@ -77,6 +81,9 @@ class Lake(Protocol):
 
     def park(self, name: TableId, fault: TableFault) -> None:
         """Park a table with the next commit."""
+
+    def note_server(self, server: str) -> None:
+        """Keep which server the changes come from with the next commit."""
 
     def note_state(self, name: TableId, state: str) -> None:
         """Keep `TableSchema.source_state` with the next commit."""

@@ -59,13 +59,14 @@ class TableProgress:
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """A pipeline's progress: the source's changes up to ``position`` are in the lake, the last of them committed there at
-    ``commit_time``.
+    ``commit_time``. ``server``: which server that position is of, as the source calls it; empty if it is not known.
     """
 
     pipeline: str
     position: Position | None
     commit_time: datetime | None
     tables: Mapping[TableId, TableProgress]
+    server: str = ""
 
 
 class TableSource(Protocol):
@@ -140,6 +141,7 @@ def _to_rows(progress: Progress, schema: pa.Schema) -> pa.Table:
         "pipeline": progress.pipeline,
         "epoch": progress.position.epoch if progress.position else None,
         "lsn": progress.position.lsn if progress.position else None,
+        "server": progress.server or None,
         "commit_time": progress.commit_time,
     }
     rows = [own, *({**blank, **_table_row(progress.pipeline, table)} for table in progress.tables.values())]
@@ -176,6 +178,7 @@ def _from_rows(pipeline: str, rows: Sequence[dict[str, Any]]) -> Progress:
         position=_position(own),
         commit_time=own["commit_time"],
         tables={table.schema.table: table for table in tables},
+        server=own["server"] or "",
     )
 
 

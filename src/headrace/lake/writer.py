@@ -53,6 +53,7 @@ class _View:
     position: Position | None
     commit_time: datetime | None
     idle: Position | None
+    server: str
     quarantine: AppendedTable | None = None
     staged_commit_time: datetime | None = None
     dirty: bool = False
@@ -136,6 +137,7 @@ class LakeWriter:
             position=progress.position if progress else None,
             commit_time=progress.commit_time if progress else None,
             idle=idle_position(self._catalog, self.pipeline),
+            server=progress.server if progress else "",
         )
 
     # --- what the lake has ----------------------------------------------------------------------------------------------------
@@ -147,6 +149,11 @@ class LakeWriter:
         return max(known) if known else None
 
     @property
+    def server(self) -> str:
+        """Which server the changes came from; empty if that was never noted."""
+        return self._now.server
+
+    @property
     def tables(self) -> Mapping[TableId, TableState]:
         """Every table of the pipeline, as the next commit leaves it."""
         return {name: table.state for name, table in self._now.tables.items()}
@@ -155,7 +162,13 @@ class LakeWriter:
     def progress(self) -> Progress:
         """The pipeline's progress, as the next commit leaves it."""
         tables = {name: table.progress for name, table in self._now.tables.items()}
-        return Progress(pipeline=self.pipeline, position=self.position, commit_time=self._now.commit_time, tables=tables)
+        return Progress(
+            pipeline=self.pipeline,
+            position=self.position,
+            commit_time=self._now.commit_time,
+            tables=tables,
+            server=self._now.server,
+        )
 
     @property
     def staged(self) -> bool:
@@ -241,6 +254,12 @@ class LakeWriter:
         """Park a table with the next commit."""
         self._now.tables[name].park(fault)
         self._now.dirty = True
+
+    def note_server(self, server: str) -> None:
+        """Keep which server the changes come from with the next commit."""
+        if server != self._now.server:
+            self._now.server = server
+            self._now.dirty = self._now.dirty or self._now.position is not None
 
     def note_state(self, name: TableId, state: str) -> None:
         """Keep the source's text on how it holds a table's rows with the next commit."""
@@ -384,7 +403,9 @@ class LakeWriter:
         if self._now.quarantine is not None:
             self._now.quarantine.finish()
         tables = {name: table.counted(end, self._now.staged_commit_time) for name, table in self._now.tables.items()}
-        self._now.progress.write(Progress(pipeline=self.pipeline, position=end, commit_time=commit_time, tables=tables))
+        self._now.progress.write(
+            Progress(pipeline=self.pipeline, position=end, commit_time=commit_time, tables=tables, server=self._now.server)
+        )
 
         owners: list[LakeTableOwner] = [lake_table for table in self._now.tables.values() for lake_table in table.lake_tables]
         if self._now.quarantine is not None:

@@ -57,12 +57,15 @@ class Source(Protocol):
     it again. Durability: the source keeps everything after the last acknowledged position. One `changes` iteration at a time.
     """
 
-    def open(self, position: Position | None) -> AbstractContextManager[Position]:
+    def open(self, position: Position | None, server: str = "") -> AbstractContextManager[Position]:
         """Take the pipeline's lock, make what is missing (publications, slot), and give the position to go on from.
 
-        ``position`` is where the lake stands, None for a new one. Raises AlreadyRunning, PositionLost, SourceNotReady,
-        SourceUnreachable, and Stopped when `stop` was called meanwhile.
+        ``position`` is where the lake stands, None for a new one, and ``server`` what `server` was then. Raises
+        AlreadyRunning, PositionLost, SourceNotReady, SourceUnreachable, and Stopped when `stop` was called meanwhile.
         """
+
+    def server(self) -> str:
+        """Which server this is, while the source is open: positions of two servers do not compare."""
 
     def tables(self) -> Mapping[TableId, SourceTable]:
         """The tables that the project names, as they are now."""

@@ -25,6 +25,7 @@ from headrace.source.postgres.copiers import Copiers
 from headrace.source.postgres.copy import SHORT_LOCK_WAITS, LockedTable, Snapshot, TableChanged, TableToCopy, exported_snapshot
 from headrace.source.postgres.decode import RelationMessage
 from headrace.source.postgres.relations import Relation, find_relations, mappings_of, read_relation, schema_of
+from headrace.source.postgres.server import Server, read_server, require_same, server_from
 from headrace.source.postgres.waiting import Patience, end_with_client
 
 COPY_TRIES = 5
@@ -57,6 +58,7 @@ class PostgresSource:
         self._control: psycopg.Connection[tuple[object, ...]] | None = None
         self._relations: dict[TableId, Relation] = {}
         self._published: dict[str, tuple[str, dict[int, int]]] = {}
+        self._server: Server | None = None
         self._capture: Capture | None = None
         self._copiers: Copiers | None = None
         self._stopped = threading.Event()
@@ -64,7 +66,7 @@ class PostgresSource:
         self._end_seen = 0
 
     @contextmanager
-    def open(self, position: Position | None, *, epoch: int = 1) -> Iterator[Position]:
+    def open(self, position: Position | None, server: str = "", *, epoch: int = 1) -> Iterator[Position]:
         settings = self._settings
         with self._speaking(), self._connector.connect() as control:
             self._control = control
@@ -81,6 +83,9 @@ class PostgresSource:
                     remedy="Take them out of source.tables in headrace.yaml (or name them in source.exclude).",
                 )
             self._require_ready()
+            self._server = read_server(control)
+            if server and position is not None:
+                require_same(server_from(server), self._server, position=position.lsn, connector=self._connector)
             self._end_seen = slots.current_lsn(control)
             self._publish_tables(control)
             self._published = slots.published_ids(control, (settings.publication, settings.appends_publication))
@@ -155,6 +160,10 @@ class PostgresSource:
         except (psycopg.Error, adbc_driver_manager.Error) as error:
             raise self._connector.failed(error) from error
 
+    def server(self) -> str:
+        assert self._server is not None, "the source is not open"
+        return str(self._server)
+
     def tables(self) -> Mapping[TableId, SourceTable]:
         return {
             table: SourceTable(
@@ -191,16 +200,6 @@ class PostgresSource:
             faults[table] = TableFault(reason=reason, remedy=remedy, lsn=self._end_seen)
         return faults
 
-    # --- copy ------------------------------------------------------------------------------------------------------------------
-
-    def copy(
-        self,
-        tables: Sequence[TableId],
-        sink: Callable[[TableSchema, int], CopySink],
-        progress: Callable[[TableId, int], None],
-    ) -> None:
-        left = list(tables)
-        for _ in range(COPY_TRIES):
     def glimpse(self, known: Mapping[TableId, TableSchema]) -> Glimpse:
         assert self._control is not None, "the source is not open"
         oids = {table: oid for table, schema in known.items() if (oid := evolution.table_oid(schema)) is not None}
@@ -232,6 +231,16 @@ class PostgresSource:
                 result[table] = evolution.fault(table, reasons, glimpse.lsn) if reasons else None
         return result
 
+    # --- copy ------------------------------------------------------------------------------------------------------------------
+
+    def copy(
+        self,
+        tables: Sequence[TableId],
+        sink: Callable[[TableSchema, int], CopySink],
+        progress: Callable[[TableId, int], None],
+    ) -> None:
+        left = list(tables)
+        for _ in range(COPY_TRIES):
             try:
                 left = self._copy_under_one_snapshot(left, sink, progress)
             except Stopped:
