@@ -106,6 +106,7 @@ class Run:
         with self._alone() as start:
             yield
             named = source.tables()
+            lake.claim(named)
             self._park_gaps()
             waiting = [table for table in named if lake.tables.get(table) is None or lake.tables[table].waiting]
             copies = self._copy(waiting, start)

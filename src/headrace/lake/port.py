@@ -70,6 +70,9 @@ class Lake(Protocol):
     @property
     def tables(self) -> Mapping[TableId, TableState]: ...
 
+    def claim(self, tables: Iterable[TableId]) -> None:
+        """Raises ProjectError when another table, of any pipeline, has the place of one of these in the lake."""
+
     @property
     def staged(self) -> bool:
         """True if a commit would change a table."""

@@ -106,6 +106,18 @@ class ProgressTable:
         file = self._own()
         return None if file is None else _from_rows(self.pipeline, self.table.rows_of(file).to_pylist())
 
+    def others(self) -> list[tuple[str, TableId]]:
+        """The tables of the other pipelines, with the name of theirs."""
+        rows = [
+            row
+            for file in self.table.data.values()
+            if file.partition != self.pipeline
+            for row in self.table.rows_of(file, ["pipeline", "table_schema", "table_name"]).to_pylist()
+        ]
+        return [
+            (row["pipeline"], TableId(row["table_schema"], row["table_name"])) for row in rows if row["table_name"] is not None
+        ]
+
     def write(self, progress: Progress) -> None:
         """Stage the pipeline's progress in place of what it was."""
         old = self._own()

@@ -158,6 +158,20 @@ class LakeWriter:
         """Every table of the pipeline, as the next commit leaves it."""
         return {name: table.state for name, table in self._now.tables.items()}
 
+    def claim(self, tables: Iterable[TableId]) -> None:
+        """Raises ProjectError when another table, of any pipeline, has the place of one of these in the lake."""
+        taken = {table.lake_name.lower(): (self.pipeline, table) for table in self._now.tables}
+        taken |= {table.lake_name.lower(): (pipeline, table) for pipeline, table in self._now.progress.others()}
+        for table in tables:
+            pipeline, other = taken.get(table.lake_name.lower(), (self.pipeline, table))
+            if (pipeline, other) != (self.pipeline, table):
+                raise ProjectError(
+                    f"table {table} of pipeline {self.pipeline} and table {other} of pipeline {pipeline} would be the same table"
+                    f" {table.lake_name} of the lake {self._storage.warehouse}",
+                    remedy="Give one of the pipelines a folder of its own (lake.warehouse), or leave the table out of one"
+                    " (source.exclude).",
+                )
+
     @property
     def progress(self) -> Progress:
         """The pipeline's progress, as the next commit leaves it."""
