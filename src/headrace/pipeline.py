@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from headrace.catalog import Catalog
+from headrace.catalog import BadUpdate, Catalog, NoSuchVersion
 from headrace.errors import AlreadyRunning, LakeUnavailable, ProjectError
 from headrace.events import Said, Watch
 from headrace.lake.progress import Progress, read_progress
@@ -74,11 +74,21 @@ def require_catalog_of_tables(project: Project) -> None:
 
 @contextmanager
 def open_reader(project: Project, *, version: str = "latest") -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB with one version of the lake attached: ``latest``, a number, or a time. Raises LakeUnavailable."""
+    """DuckDB with one version of the lake attached: ``latest``, a number, or a time. Raises LakeUnavailable, and ProjectError for
+    a version that there is not.
+    """
+    from headrace.catalog.warehouses import version_named
     from headrace.lake.engine import open_engine
 
-    with open_catalog(project, create=False) as catalog, open_engine(catalog, f"{project.lake.name}@{version}") as engine:
-        yield engine
+    with open_catalog(project, create=False) as catalog:
+        try:
+            catalog.require_version(version_named(catalog, version))
+        except (BadUpdate, NoSuchVersion) as error:
+            raise ProjectError(
+                f"--version {version}: {error.message}", remedy=error.remedy or "`headrace versions` lists the latest ones."
+            ) from error
+        with open_engine(catalog, f"{project.lake.name}@{version}") as engine:
+            yield engine
 
 
 @contextmanager

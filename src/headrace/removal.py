@@ -52,8 +52,9 @@ def plan(project: Project, *, slot: bool, publications: bool, lake: bool) -> Seq
         except HeadraceError:
             if not everything:
                 raise
-    if lake or everything:
-        if isinstance(project.catalog_location(), str) and lake:
+    in_database = isinstance(project.catalog_location(), str)
+    if lake or (everything and not in_database):
+        if in_database:
             raise ProjectError(
                 "the catalog is in a PostgreSQL database (lake.catalog.store), which this command does not empty",
                 remedy="Drop that database or its tables by hand, then remove the warehouse folder.",

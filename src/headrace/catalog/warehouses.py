@@ -54,7 +54,7 @@ class Warehouses:
                 "NoSuchWarehouseException",
                 f"There is no warehouse {name!r}; there are {self.name} and {self.name}@latest, @NUMBER, @TIME.",
             )
-        version = self._version(asked)
+        version = version_named(self._catalog, asked)
         lease = self._catalog.lease(version, self._seconds)
         with self._lock:
             self._renewed[lease] = time.monotonic()
@@ -87,15 +87,17 @@ class Warehouses:
             with suppress(LakeUnavailable):  # it runs out by itself
                 self._catalog.release(lease)
 
-    def _version(self, asked: str) -> int:
-        if asked == "latest":
-            return self._catalog.latest_version()
-        if asked.isdecimal() and len(asked) <= 18:
-            return int(asked)
-        try:
-            moment = datetime.fromisoformat(_SPACE_FOR_PLUS.sub("+", asked))
-        except ValueError:
-            raise BadUpdate(
-                f"{self.name}@{asked} names no version: it takes latest, a number, or a time as in 2026-01-31T12:00:00Z."
-            ) from None
-        return self._catalog.version_at(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+def version_named(catalog: Catalog, asked: str) -> int:
+    """The number of the version that is asked for by number, by time, or as the latest. Raises BadUpdate, and NoSuchVersion for
+    a time before the first.
+    """
+    if asked == "latest":
+        return catalog.latest_version()
+    if asked.isdecimal() and len(asked) <= 18:
+        return int(asked)
+    try:
+        moment = datetime.fromisoformat(_SPACE_FOR_PLUS.sub("+", asked))
+    except ValueError:
+        raise BadUpdate(f"{asked} names no version: it takes latest, a number, or a time as in 2026-01-31T12:00:00Z.") from None
+    return catalog.version_at(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

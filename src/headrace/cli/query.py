@@ -36,6 +36,7 @@ def query(
     Example: headrace query "SELECT status, count(*) FROM silver.orders GROUP BY ALL"
     """
     from headrace.cli.folder import project_of
+    from headrace.errors import ProjectError
     from headrace.lake.ask import ask, write_answer
     from headrace.pipeline import open_reader
 
@@ -47,8 +48,14 @@ def query(
             return
         form = Form.CSV if form is Form.TABLE else form
         if output is not None:
-            with output.open("wb") as file:
-                write_answer(engine, sql, form=form.value, out=file)  # type: ignore[arg-type]
+            try:
+                with output.open("wb") as file:
+                    write_answer(engine, sql, form=form.value, out=file)  # type: ignore[arg-type]
+            except OSError as error:
+                raise ProjectError(
+                    f"the answer cannot be written to {output}: {error.strerror or error}",
+                    remedy="Give --output a file in a folder that exists, may be written to, and has room.",
+                ) from error
         else:
             write_answer(engine, sql, form=form.value, out=sys.stdout.buffer)  # type: ignore[arg-type]
 
@@ -80,7 +87,7 @@ def sql(
     Example: headrace sql
     """
     from headrace.cli.folder import project_of
-    from headrace.errors import BadQuery
+    from headrace.errors import BadQuery, LakeUnavailable
     from headrace.lake.ask import ask
     from headrace.pipeline import open_reader
 
@@ -98,7 +105,7 @@ def sql(
                     statement = "SELECT schema AS layer, name FROM (SHOW ALL TABLES) ORDER BY ALL"
                 try:
                     answer = ask(engine, statement, limit=200)
-                except BadQuery as error:
+                except (BadQuery, LakeUnavailable) as error:
                     console.print(f"[red]{_text(error.message)}[/]")
                     continue
                 if answer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import BinaryIO, Literal
 
 import duckdb
 
-from headrace.errors import BadQuery
+from headrace.errors import BadQuery, LakeUnavailable
 
 Format = Literal["csv", "json", "parquet"]
 _COPY = {
@@ -18,6 +19,12 @@ _COPY = {
     "json": "(FORMAT json, ARRAY true)",
     "parquet": "(FORMAT parquet, COMPRESSION zstd)",
 }
+
+
+_MEND = (
+    "Restore it from a backup. Or make its table anew: `headrace rebuild TABLE` makes silver from bronze,"
+    " `headrace resync TABLE` copies it from the source."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +37,9 @@ class Answer:
 
 
 def ask(engine: duckdb.DuckDBPyConnection, sql: str, *, limit: int) -> Answer | None:
-    """Run one statement; None when it has no result. Raises BadQuery with DuckDB's own words."""
+    """Run one statement; None when it has no result. Raises BadQuery with DuckDB's own words, LakeUnavailable for a file of the
+    lake that is missing or damaged.
+    """
     try:
         answer = _relation(engine, sql)
         if answer is None:
@@ -44,7 +53,7 @@ def ask(engine: duckdb.DuckDBPyConnection, sql: str, *, limit: int) -> Answer | 
 
 
 def write_answer(engine: duckdb.DuckDBPyConnection, sql: str, *, form: Format, out: BinaryIO) -> None:
-    """Write the whole result of one query, in bounded memory. JSON is an array of objects. Raises BadQuery."""
+    """Write the whole result of one query, in bounded memory. JSON is an array of objects. Raises as `ask`, and OSError."""
     with tempfile.TemporaryDirectory(prefix="headrace-query-") as folder:
         path = Path(folder) / f"answer.{form}"
         try:
@@ -64,7 +73,21 @@ def _relation(engine: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRel
     return engine.sql(sql)
 
 
-def _bad(error: duckdb.Error) -> BadQuery:
+_FILE = re.compile(r"[\"'](?:file://)?(/[^\"']*/(?:data|metadata)/[^\"']*\.(?:parquet|avro|json))[\"']")
+"""A file of an Iceberg table in one of DuckDB's messages."""
+_DAMAGED = ("Avro container file", "Cannot read ", "don't know what type", "TProtocolException")
+"""What DuckDB says of a damaged file without its name."""
+
+
+def _bad(error: duckdb.Error) -> BadQuery | LakeUnavailable:
+    text = str(error).strip()
+    named = _FILE.search(text) if isinstance(error, duckdb.IOException | duckdb.InvalidInputException) else None
+    if named is not None:
+        return LakeUnavailable(f"A file of the lake cannot be read: {named[1]}: it is missing or damaged ({text})", remedy=_MEND)
+    if any(words in text for words in _DAMAGED):
+        return LakeUnavailable(
+            f"A file of the lake is damaged, of a table in this query: {text}. DuckDB does not say which.", remedy=_MEND
+        )
     return BadQuery(
         f"the query failed: {str(error).strip()}",
         remedy="Tables are bronze.<table> and silver.<table>, <schema>__<table> outside schema public:"
