@@ -50,6 +50,14 @@ class CaughtUp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """From now on the log is read by this reader (``bulk`` or ``stream``), and why."""
+
+    reader: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Parked:
     table: TableId
     fault: TableFault
@@ -64,5 +72,5 @@ class Retrying:
     tables: tuple[TableId, ...] = field(default=())
 
 
-Event = Said | Copying | Committed | CaughtUp | Parked | Retrying
+Event = Said | Copying | Reading | Committed | CaughtUp | Parked | Retrying
 Watch = Callable[[Event], None]

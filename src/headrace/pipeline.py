@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from headrace.catalog import BadUpdate, Catalog, NoSuchVersion
 from headrace.errors import AlreadyRunning, LakeUnavailable, ProjectError
-from headrace.events import Said, Watch
+from headrace.events import Reading, Said, Watch
 from headrace.lake.progress import Progress, read_progress
 from headrace.lake.storage import Storage
 from headrace.lake.writer import LakeWriter
@@ -22,6 +22,7 @@ from headrace.schema import TableId
 from headrace.source.postgres import slots
 from headrace.source.postgres.capture import CaptureSettings
 from headrace.source.postgres.connect import Connector
+from headrace.source.postgres.readers import Choice, keep_reader
 from headrace.source.postgres.source import PostgresSettings, PostgresSource
 
 if TYPE_CHECKING:
@@ -173,6 +174,11 @@ def _source_of(project: Project, watch: Watch) -> PostgresSource:
     settings = project.source
     capture = settings.capture
     memory = capture.decoding_memory
+
+    def tell_reader(choice: Choice) -> None:
+        keep_reader(project.make_state(), choice)
+        watch(Reading(reader=choice.reader, reason=choice.reason))
+
     return PostgresSource(
         connector=connector_of(project),
         settings=PostgresSettings(
@@ -185,15 +191,15 @@ def _source_of(project: Project, watch: Watch) -> PostgresSource:
                 chunk_bytes=capture.chunk_bytes,
                 call_bytes=capture.call_bytes,
                 decoding_memory=f"{memory // 1024}kB" if memory is not None else None,
-                poll_min=capture.poll_min,
-                poll_max=capture.poll_max,
                 heartbeat=settings.heartbeat,
+                interval=project.lake.commit.interval,
             ),
             copy_connections=settings.copying.connections,
             copy_chunk_bytes=settings.copying.chunk_bytes,
             copy_range_bytes=settings.copying.range_bytes,
         ),
         say=lambda text: watch(Said(text=text)),
+        tell_reader=tell_reader,
     )
 
 

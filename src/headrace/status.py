@@ -18,6 +18,7 @@ from headrace.position import Position, format_lsn
 from headrace.project import Project
 from headrace.schema import TableId
 from headrace.source.postgres import slots
+from headrace.source.postgres.readers import Choice, kept_reader
 from headrace.verify.proven import Proven, proven_tables
 
 
@@ -51,12 +52,15 @@ class SourceStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """``running`` and the lags are None when the source does not answer; ``source_error`` then says why."""
+    """``running`` and the lags are None when the source does not answer; ``source_error`` then says why. ``reader`` is what reads
+    the log now, None while nothing does.
+    """
 
     pipeline: str
     version: int
     position: Position | None
     running: bool | None
+    reader: Choice | None
     lag_bytes: int | None
     lag_seconds: float | None
     source: SourceStatus | None
@@ -82,6 +86,7 @@ def read_status(project: Project) -> Status:
             version=0,
             position=None,
             running=running,
+            reader=None,
             lag_bytes=None,
             lag_seconds=None,
             source=source,
@@ -143,6 +148,7 @@ def _with_lake(
         version=catalog.latest_version(),
         position=position,
         running=running,
+        reader=kept_reader(project.state) if running else None,
         lag_bytes=lag,
         lag_seconds=seconds,
         source=source,
@@ -163,6 +169,7 @@ def document(status: Status) -> dict[str, Any]:
         "version": status.version,
         "position": str(status.position) if status.position else None,
         "running": status.running,
+        "reader": {"reader": status.reader.reader, "reason": status.reader.reason} if status.reader else None,
         "lag_bytes": status.lag_bytes,
         "lag_seconds": status.lag_seconds,
         "source": None

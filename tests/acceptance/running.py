@@ -31,8 +31,7 @@ class RunningProject:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "headrace.yaml").write_text(
-            f"pipeline: {folder.name.replace('-', '_')}\nsource:\n  url: {url}\n  tables: {tables}\n"
-            f"  capture: {{poll_min: 10ms, poll_max: 100ms}}\n{extra}"
+            f"pipeline: {folder.name.replace('-', '_')}\nsource:\n  url: {url}\n  tables: {tables}\n{extra}"
         )
         self.project = Project.load(folder)
 

@@ -38,7 +38,6 @@ class Shop:
     def project(self, *, without: Sequence[str] = ()) -> Project:
         (self._folder / "headrace.yaml").write_text(
             f"pipeline: shop\nsource:\n  url: {self._database.url}\n  tables: ['public.*']\n  exclude: {list(without)}\n"
-            "  capture: {poll_min: 10ms, poll_max: 50ms}\n"
         )
         return Project.load(self._folder)
 

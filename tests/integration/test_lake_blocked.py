@@ -33,7 +33,7 @@ class Shop:
             "CREATE TABLE items (id int PRIMARY KEY)", f"INSERT INTO items SELECT n FROM generate_series(1, {FIRST}) n"
         )
         (folder / "headrace.yaml").write_text(
-            f"pipeline: shop\nsource:\n  url: {database.url}\n  tables: ['public.*']\n  capture: {{poll_min: 10ms, poll_max: 50ms}}\n"
+            f"pipeline: shop\nsource:\n  url: {database.url}\n  tables: ['public.*']\n"
             + (f"lake:\n  catalog:\n    store: {store}\n" if store else "")
         )
         self.project = Project.load(folder)

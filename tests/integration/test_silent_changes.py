@@ -106,6 +106,17 @@ def test_what_leaves_the_rows_as_they_are_parks_nothing(shop: Shop, change: str)
     assert not parked(shop.catch_up())
 
 
+@pytest.mark.parametrize("rows", [(), ("INSERT INTO sums VALUES (2, 2)",)], ids=["alone", "with a change"])
+def test_a_number_that_the_lake_could_only_keep_as_text_parks_the_table(shop: Shop, rows: tuple[str, ...]) -> None:
+    shop.execute("CREATE TABLE sums (id int PRIMARY KEY, sum numeric(10,2))", "INSERT INTO sums VALUES (1, 1)")
+    shop.catch_up()
+    shop.execute("ALTER TABLE sums ALTER sum TYPE numeric(40,2)", *rows)
+
+    assert parked(shop.catch_up()) == {"sums": "column sum changed its type from numeric(10,2) to numeric(40,2)"}
+    shop.copy_again("sums")
+    assert shop.equal("sums")
+
+
 def test_it_is_noticed_while_a_run_goes_on_after_the_changes_before_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.run.LOOK_SECONDS", 0.2)
     with shop.following() as events:

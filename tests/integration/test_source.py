@@ -35,9 +35,10 @@ def source_of(url: str, *, include: tuple[str, ...] = ("public.*",), say: list[s
             slot="headrace_test",
             publication="headrace_test",
             appends_publication="headrace_test_appends",
-            capture=CaptureSettings(poll_min=0.01, poll_max=0.05),
+            capture=CaptureSettings(),
         ),
         say=(say if say is not None else []).append,
+        tell_reader=lambda _: None,
     )
 
 

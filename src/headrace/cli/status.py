@@ -22,7 +22,7 @@ def status(
     from rich.text import Text
 
     from headrace.cli.folder import project_of
-    from headrace.cli.watching import size
+    from headrace.cli.watching import READERS, size
     from headrace.status import document, read_status
 
     found = read_status(project_of(context))
@@ -43,6 +43,8 @@ def status(
             else "[red]missing[/]"
         )
         console.print(f"Source at {source.end}: lake {lag} · {slot}")
+        if found.reader is not None:
+            console.print(f"Log read {READERS[found.reader.reader]}: {found.reader.reason}")
     table = Table()
     for heading in ("table", "state", "rows", "changes", "position", "last commit (UTC)", "proven equal at"):
         table.add_column(heading, justify="right" if heading in ("rows", "changes") else "left", no_wrap=heading == "state")

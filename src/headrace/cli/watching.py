@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from headrace.events import CaughtUp, Committed, Copying, Event, Parked, Retrying, Said
+from headrace.events import CaughtUp, Committed, Copying, Event, Parked, Reading, Retrying, Said
 from headrace.schema import TableId
 
 
@@ -101,6 +101,7 @@ class LiveTable:
         self._last: Committed | None = None
         self._caught_up = False
         self._message = ""
+        self._reading = ""
         self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> Self:
@@ -128,6 +129,8 @@ class LiveTable:
                 self._last, self._seen, self._caught_up = event, now, event.lag_bytes == 0
             case CaughtUp():
                 self._caught_up = True
+            case Reading():
+                self._reading = READERS[event.reader]
             case Parked():
                 self._rows.setdefault(event.table, _Row()).doing = "parked"
                 self._message = sentence(event)
@@ -148,10 +151,14 @@ class LiveTable:
         lines: list[RenderableType] = [table]
         if self._last is not None:
             behind = "caught up" if self._caught_up else f"{size(self._last.lag_bytes)} behind{lag_text(self._last)}"
-            lines.append(Text(f"version {self._last.version} · position {self._last.position} · {behind}"))
+            reading = f" · read {self._reading}" if self._reading else ""
+            lines.append(Text(f"version {self._last.version} · position {self._last.position} · {behind}{reading}"))
         if self._message:
             lines.append(Text(self._message, style="yellow"))
         return Group(*lines)
+
+
+READERS = {"bulk": "in bulk", "stream": "as a stream"}
 
 
 def lag_text(event: Committed) -> str:
@@ -180,6 +187,8 @@ def sentence(event: Event) -> str:
             return f"{event.table}: {event.rows:,} rows read" + (
                 f" of about {event.estimated_rows:,}" if event.estimated_rows else ""
             )
+        case Reading():
+            return f"reading the log {READERS[event.reader]}: {event.reason}"
         case Committed():
             rows = sum(event.rows.values())
             return f"version {event.version} at {event.position}: {rows:,} changes, {size(event.lag_bytes)} behind"
@@ -204,6 +213,8 @@ def as_document(event: Event) -> dict[str, object]:
                 "estimated_rows": event.estimated_rows,
                 "finished": event.finished,
             }
+        case Reading():
+            return {"event": "reading", "reader": event.reader, "reason": event.reason}
         case Committed():
             return {
                 "event": "committed",

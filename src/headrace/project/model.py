@@ -20,10 +20,8 @@ from pydantic import (
     PlainValidator,
     StringConstraints,
     ValidationInfo,
-    field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from headrace.project import secrets
 from headrace.project.secrets import Secret
@@ -159,19 +157,6 @@ class Capture(Section):
         ge=65536,
         description="The source's `logical_decoding_work_mem` for us: larger transactions spill to disk. null: the server's own.",
     )
-    poll_min: Duration = Field(
-        default=parse_duration("50ms"),
-        gt=0,
-        description="Pause before asking again when the log has nothing new; it grows up to `poll_max`.",
-    )
-    poll_max: Duration = Field(default=parse_duration("500ms"), gt=0, description="Longest pause between two questions.")
-
-    @field_validator("poll_max")
-    @classmethod
-    def _not_below_poll_min(cls, value: float, info: ValidationInfo) -> float:
-        if value < info.data.get("poll_min", value):
-            raise PydanticCustomError(EXPECTED, "a duration not below poll_min")
-        return value
 
 
 class Copy(Section):
@@ -238,6 +223,11 @@ class Commit(Section):
 
     rows: Whole = Field(
         default=500_000, ge=1, description="A commit is made at the first transaction end after this many changes, when behind."
+    )
+    interval: Duration = Field(
+        default=parse_duration("200ms"),
+        gt=0,
+        description="While the source goes on writing, changes are gathered so long; after a pause they are committed at once.",
     )
 
 

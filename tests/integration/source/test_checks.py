@@ -273,10 +273,15 @@ def test_a_standby_is_refused() -> None:
     assert "it is a standby" in only(report, "primary", "blocker").found
 
 
-def test_a_database_without_encoding_is_a_warning(postgres: Postgres) -> None:
+def test_a_database_without_encoding_is_refused(postgres: Postgres) -> None:
     postgres.execute("CREATE DATABASE bytes ENCODING 'SQL_ASCII' TEMPLATE template0")
+    url = postgres.url.replace("/postgres", "/bytes").replace("//bytes", "//postgres")
+    names = Names(slot="hr", publication="hr", appends_publication="hr_appends")
     try:
-        assert only(look(postgres.url.replace("/postgres", "/bytes").replace("//bytes", "//postgres")), "encoding", "warning")
+        assert only(look(url), "encoding", "blocker")
+        before_a_run = preflight(Connector(url), include=["public.*"], exclude=[], names=names, checks=BEFORE_A_RUN)
+        with pytest.raises(SourceNotReady, match="its encoding is SQL_ASCII"):
+            require_ready(before_a_run)
     finally:
         postgres.execute("DROP DATABASE bytes")
 

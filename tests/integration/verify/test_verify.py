@@ -82,10 +82,7 @@ def named(found: Sequence[Difference]) -> list[tuple[str, str | None, tuple[str,
 @pytest.fixture
 def project(database: Database, tmp_path: Path) -> Project:
     database.execute(MAKE)
-    (tmp_path / "headrace.yaml").write_text(
-        f"pipeline: verified\nsource:\n  url: {database.url}\n  tables: ['public.*']\n"
-        "  capture: {poll_min: 10ms, poll_max: 50ms}\n"
-    )
+    (tmp_path / "headrace.yaml").write_text(f"pipeline: verified\nsource:\n  url: {database.url}\n  tables: ['public.*']\n")
     return Project.load(tmp_path)
 
 

@@ -35,7 +35,7 @@ def test_the_smallest_file_gives_a_whole_project(tmp_path: Path) -> None:
     assert project.pipeline == "shop"
     assert project.source.tables == ("users",)
     assert project.source.heartbeat == 10.0
-    assert project.source.capture.poll_min == 0.05
+    assert project.source.capture.chunk_bytes == 32 << 20
     assert project.source.copying.connections == 2
     assert project.lake.commit.rows == 500_000
     assert (project.slot, project.publication) == ("headrace_shop", "headrace_shop")
@@ -188,7 +188,6 @@ def test_a_token_of_the_project_is_used_as_it_is(tmp_path: Path) -> None:
             "  capture:\n    call_bytes: 0\n",
             "6: source.capture.call_bytes is 0; expected a size such as 256MB or 1GB, more than 0B",
         ),
-        ("  capture: {poll_max: 10ms}\n", "5: source.capture.poll_max is '10ms'; expected a duration not below poll_min"),
         ("  heartbeat: 0\n", "5: source.heartbeat is 0; expected a duration such as 10s, 500ms or 1h30m, more than 0"),
         ("  copy: {connections: 0}\n", "5: source.copy.connections is 0; expected a whole number, at least 1, at most 32"),
         ("  copy: {connections: true}\n", "5: source.copy.connections is true; expected a whole number"),

@@ -1,10 +1,8 @@
-"""Following a slot: log messages are fetched in bulk, decoded, and handed on as change batches.
+"""Following a slot: log messages are fetched, decoded, and handed on as change batches.
 
-Fetching, decoding and whatever the consumer does with a batch run side by side, each a few chunks ahead of the next. The reader
-consumes a
-temporary copy of the durable slot, which dies with its session, so nothing is acknowledged to the source here: `acknowledge`
-advances the
-durable slot, and is called with a position that is durable in the lake.
+Fetching, decoding and whatever the consumer does with a batch run side by side, each a few chunks ahead of the next. Two readers
+fetch, in bulk or as a stream; which one is chosen again and again (`ReaderChoice`), and changed only between transactions.
+Nothing is acknowledged to the source by reading: `acknowledge` is called with a position that is durable in the lake.
 """
 
 from __future__ import annotations
@@ -12,26 +10,31 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
-import adbc_driver_manager
+import psycopg
 import pyarrow as pa
+from psycopg.rows import TupleRow
 
 from headrace import failpoint
 from headrace.ahead import ahead
 from headrace.change import ChangeBatch, TableFault
-from headrace.position import Position, format_lsn
+from headrace.position import Position
 from headrace.schema import TableId, TableSchema
 from headrace.source.postgres import slots
-from headrace.source.postgres.connect import Connector, batches_of
+from headrace.source.postgres.bulk import BulkReader
+from headrace.source.postgres.connect import Connector
 from headrace.source.postgres.convert import Converter
 from headrace.source.postgres.decode import Decoded, Decoder, RelationMessage
 from headrace.source.postgres.evolution import table_oid
 from headrace.source.postgres.quarantine import quarantine_rows
+from headrace.source.postgres.readers import Choice, Chunk, LogState, Reached, ReaderChoice
+from headrace.source.postgres.stream import StreamReader
 from headrace.source.postgres.types import TypeMapping
-from headrace.source.postgres.waiting import end_with_client
+
+AnyReader = TypeVar("AnyReader", BulkReader, StreamReader)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,11 @@ class Followed:
 
 RESOLVE_AGAIN = 60.0
 """Seconds for which the source's catalog is trusted on a table whose relation message stays the same."""
+CHOOSE_SECONDS = 1.0
+STREAM_CHUNK_BYTES = 8 << 20
+IN_FLIGHT = 2
+"""A stream hands on no more while so many pieces are on their way: what comes meanwhile is gathered into one."""
+END_POLL_SECONDS, ROOM_SECONDS = 0.05, 0.003
 
 Resolve = Callable[[RelationMessage, TableSchema, int], Followed]
 """From a relation message, the schema followed so far and the LSN of the message: how to read rows from here on."""
@@ -52,19 +60,18 @@ Resolve = Callable[[RelationMessage, TableSchema, int], Followed]
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureSettings:
-    """``chunk_bytes``: size of a chunk in memory. ``call_bytes``: log read by one call of the SQL function, doubled while a
-    transaction
-    is longer than that. ``decoding_memory``: the source's ``logical_decoding_work_mem`` for our session; None leaves the
-    server's.
-    ``poll_min`` and ``poll_max``: seconds between calls when the log has nothing new."""
+    """``chunk_bytes``: size of a chunk in memory. ``call_bytes``: log read by one call in bulk, doubled while a transaction is
+    longer than that, up to ``call_bytes_max``. ``decoding_memory``: the source's ``logical_decoding_work_mem`` for our sessions;
+    None leaves the server's. ``heartbeat``: seconds after which a log without changes for us gets a message of ours.
+    ``interval``: seconds for which a stream gathers changes while more and more come.
+    """
 
     chunk_bytes: int = 32 << 20
     call_bytes: int = 256 << 20
     call_bytes_max: int = 4 << 30
     decoding_memory: str | None = "256MB"
-    poll_min: float = 0.05
-    poll_max: float = 0.5
     heartbeat: float = 10.0
+    interval: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -74,16 +81,6 @@ class _Resolved:
     relation: RelationMessage
     followed: Followed
     until: float
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    messages: pa.RecordBatch
-
-
-@dataclass(frozen=True)
-class _Reached:
-    lsn: int
 
 
 class Capture:
@@ -106,6 +103,7 @@ class Capture:
         parked: Mapping[TableId, TableFault],
         resolve: Resolve,
         settings: CaptureSettings,
+        tell_reader: Callable[[Choice], None],
     ) -> None:
         self._connector = connector
         self._slot = slot
@@ -118,7 +116,15 @@ class Capture:
         self._resolve = resolve
         self._settings = settings
         self._stop = threading.Event()
-        self._cursor: Any = None
+        self._tell_reader = tell_reader
+        self._choice = ReaderChoice()
+        self._reader: BulkReader | StreamReader | None = None
+        # While a stream reads the slot it cannot be advanced otherwise, and while it is being advanced no stream can begin.
+        self._slot_use = threading.Lock()
+        self._streaming: StreamReader | None = None
+        self._handed = self._taken = 0
+        """How often the end of what was read was handed on, and taken."""
+        self._handed_at = 0.0
         self._resolved: dict[int, _Resolved] = {}
         self.source_lsn = start.lsn
         """How far the source's log was flushed when last asked."""
@@ -126,101 +132,159 @@ class Capture:
     def stop(self) -> None:
         """End `batches` soon, from any thread: a call that is under way is cancelled."""
         self._stop.set()
-        cursor = self._cursor
-        if cursor is not None:
-            try:
-                cursor.adbc_cancel()
-            except adbc_driver_manager.Error:
-                return  # nothing was under way
+        reader = self._reader
+        if reader is not None:
+            reader.stop()
 
     def batches(self, *, until: int | None = None) -> Generator[ChangeBatch, None, None]:
         """The changes from the start position on, for ever or up to the LSN ``until``.
 
-        After each call of the source an empty batch says how far the log has been read. Raises SourceUnreachable, PositionLost.
+        An empty batch says how far the log has been read, now and then. Raises SourceUnreachable, PositionLost.
         """
         chunks = ahead(self._fetch(until), depth=2, name="fetch")
         with closing(chunks), closing(ahead(self._decode(chunks), depth=2, name="decode")) as batches:
             try:
-                yield from batches
+                for batch in batches:
+                    yield batch
+                    self._taken += batch.reached
             finally:
                 self.stop()
 
     # --- fetch: one thread -----------------------------------------------------------------------------------------------------
 
-    def _fetch(self, until: int | None) -> Iterator[_Chunk | _Reached]:
+    def _fetch(self, until: int | None) -> Iterator[Chunk | Reached]:
+        position = self._start.lsn
+        if until is not None:
+            self._tell_reader(Choice(reader="bulk", reason="up to where the log ended"))
+        with self._connector.connect() as control:
+            while not self._stop.is_set():
+                reader = "bulk" if until is not None else self._choose(control, position).reader
+                if until is not None and position >= until:
+                    return
+                items = self._stream(control, position) if reader == "stream" else self._bulk(control, position, until)
+                with closing(items):
+                    for item in items:
+                        if isinstance(item, Reached):
+                            position = item.lsn
+                            self._handed, self._handed_at = self._handed + 1, time.monotonic()
+                        yield item
+
+    def _choose(self, control: psycopg.Connection[TupleRow], position: int) -> Choice:
+        """Which reader should read now; whoever watches is told when that changes."""
+        slot = slots.find_slot(control, self._slot)
+        self.source_lsn = slots.current_lsn(control)
+        restart = slot.restart_lsn if slot is not None and slot.restart_lsn is not None else position
+        before = self._choice.now
+        choice = self._choice.choose(LogState(position=position, end=self.source_lsn, restart=restart), time.monotonic())
+        if choice is not before:
+            self._tell_reader(choice)
+        return choice
+
+    def _bulk(
+        self, control: psycopg.Connection[TupleRow], position: int, until: int | None
+    ) -> Generator[Chunk | Reached, None, None]:
+        """Up to ``until``; without it, for as long as this is the right reader."""
         settings = self._settings
-        with (
-            self._connector.connect() as control,
-            closing(self._connector.adbc()) as connection,
-            closing(connection.cursor()) as cursor,
-        ):
-            slots.wait_for_slot(control, stopped=self._stop)
-            self._open_copy(cursor)
-            self._cursor = cursor
-            position, step, pause, quiet_since = self._start.lsn, settings.call_bytes, settings.poll_min, time.monotonic()
+        slots.wait_for_slot(control, stopped=self._stop)
+        step = settings.call_bytes
+        with self._reading(
+            BulkReader(
+                connector=self._connector,
+                slot=self._slot,
+                publications=self._publications,
+                position=position,
+                chunk_bytes=settings.chunk_bytes,
+                decoding_memory=settings.decoding_memory,
+            )
+        ) as reader:
             while not self._stop.is_set():
                 self.source_lsn = slots.current_lsn(control)
                 target = min(self.source_lsn, position + step, until if until is not None else self.source_lsn)
-                if target <= position:
-                    if until is not None and position >= until:
-                        return
-                    if time.monotonic() - quiet_since > settings.heartbeat:
-                        control.execute("SELECT pg_logical_emit_message(false, 'headrace', %s)", [self._slot])
-                        quiet_since = time.monotonic()
-                    self._stop.wait(pause)
-                    pause = min(pause * 1.5, settings.poll_max)
-                    continue
-                changes = 0
-                for batch in self._call(cursor, target):
-                    failpoint.hit("fetch")
-                    changes += batch.num_rows
-                    yield _Chunk(batch)
-                if self._stop.is_set():
+                if target > position:
+                    messages = yield from reader.call(target)
+                    # A transaction longer than the call is decoded again by the next one: ask for more at once.
+                    longer = target < self.source_lsn and not messages
+                    step = min(step * 2, settings.call_bytes_max) if longer else settings.call_bytes
+                    position = reader.position
+                elif until is not None and position < until:
+                    self._stop.wait(END_POLL_SECONDS)  # the source's log ends before it
+                if (until is not None and position >= until) or (
+                    until is None and self._choose(control, position).reader != "bulk"
+                ):
                     return
-                # A transaction longer than the call is decoded again by the next one: ask for more at once.
-                behind = target < self.source_lsn
-                step = min(step * 2, settings.call_bytes_max) if behind and not changes else settings.call_bytes
-                if changes:
-                    pause, quiet_since = settings.poll_min, time.monotonic()
-                position = target
-                yield _Reached(position)
-                if not behind:
-                    self._stop.wait(pause)
 
-    def _open_copy(self, cursor: Any) -> None:
-        name = f"{self._slot[:40]}_read_{time.time_ns() % 10**12}"
-        end_with_client(cursor.execute)
-        if self._settings.decoding_memory:
-            cursor.execute(f"SET logical_decoding_work_mem = '{self._settings.decoding_memory}'")
-        cursor.execute(
-            f"SELECT slot_name::text FROM pg_copy_logical_replication_slot({_quoted(self._slot)}, {_quoted(name)}, true)"
+    def _stream(self, control: psycopg.Connection[TupleRow], position: int) -> Generator[Chunk | Reached, None, None]:
+        """For as long as this is the right reader."""
+        asked = moved = time.monotonic()
+        at = position
+
+        def leave(reached: int) -> bool:
+            nonlocal asked, moved, at
+            now = time.monotonic()
+            if now - asked < CHOOSE_SECONDS:
+                return False
+            asked = now
+            if reached != at:
+                moved, at = now, reached
+            elif now - moved > self._settings.heartbeat:
+                control.execute("SELECT pg_logical_emit_message(false, 'headrace', %s)", [self._slot])
+                moved = now
+            return self._choose(control, reached).reader != "stream"
+
+        reader = StreamReader(
+            connector=self._connector,
+            slot=self._slot,
+            publications=self._publications,
+            position=position,
+            chunk_bytes=min(self._settings.chunk_bytes, STREAM_CHUNK_BYTES),
+            decoding_memory=self._settings.decoding_memory,
         )
-        cursor.fetchall()
-        self._copy = name
-        cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(self._settings.chunk_bytes)})
-
-    def _call(self, cursor: Any, upto: int) -> Iterator[pa.RecordBatch]:
-        publications = ",".join('"' + name.replace('"', '""') + '"' for name in self._publications)
+        with self._slot_use, ExitStack() as opening:
+            opening.enter_context(self._reading(reader))
+            self._streaming = reader
+            session = opening.pop_all()
         try:
-            cursor.execute(
-                "SELECT lsn, data FROM pg_logical_slot_get_binary_changes("
-                f"{_quoted(self._copy)}, '{format_lsn(upto)}', NULL,"
-                f" 'proto_version', '1', 'publication_names', {_quoted(publications)})"
-            )
-            yield from batches_of(cursor)
-        except (adbc_driver_manager.Error, OSError) as error:
+            yield from reader.read(self._wait_for_room, leave)
+        finally:
+            with self._slot_use:
+                self._streaming = None
+                session.close()
+                slots.release_slot(control, self._slot, reader.pid)
+
+    def _wait_for_room(self) -> float:
+        """Seconds until a stream should hand on what it has; 0 when it should now."""
+        if self._handed - self._taken >= IN_FLIGHT:
+            return ROOM_SECONDS
+        return max(0.0, self._handed_at + self._settings.interval - time.monotonic())
+
+    @contextmanager
+    def _reading(self, reader: AnyReader) -> Iterator[AnyReader]:
+        """The reader, open, and known to `stop`."""
+        self._reader = reader
+        try:
             if self._stop.is_set():
-                return
-            raise self._connector.failed(error) from error
+                reader.stop()
+            with reader:
+                yield reader
+        finally:
+            self._reader = None
+
+    def acknowledge(self, lsn: int, advance: Callable[[], None]) -> None:
+        """Everything before ``lsn`` is durable: told to the stream, where the slot is read by one, else by ``advance``."""
+        with self._slot_use:
+            if self._streaming is not None:
+                self._streaming.flushed(lsn)
+            else:
+                advance()
 
     # --- decode: another thread
     # --------------------------------------------------------------------------------------------------
 
-    def _decode(self, chunks: Iterator[_Chunk | _Reached]) -> Iterator[ChangeBatch]:
+    def _decode(self, chunks: Iterator[Chunk | Reached]) -> Iterator[ChangeBatch]:
         decoder, epoch, last = Decoder(), self._start.epoch, self._start.lsn
         with closing(Converter()) as converter:
             for chunk in chunks:
-                if isinstance(chunk, _Reached):
+                if isinstance(chunk, Reached):
                     # The log record that a call ends with may lie past where it was asked to end, a whole commit if that was
                     # within a page's header: what was handed on must not come again.
                     last = max(last, chunk.lsn)
@@ -278,7 +342,3 @@ def _rows_before(commit_lsns: pa.Array, lsn: int) -> int:
     """How many of the rows, which are in commit order, are of transactions that committed before ``lsn``."""
     values = commit_lsns.to_numpy()
     return int(values.searchsorted(lsn, side="left")) if len(values) and values[0] < lsn else 0
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SESSION = {
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
+    "lc_monetary": "C",  # the text of a money value
     "TimeZone": "UTC",
     "extra_float_digits": "1",
     "bytea_output": "hex",
@@ -180,6 +181,11 @@ def database_of(url: str) -> str:
     """The database's name that a URL gives, as libpq understands it; "" when it leaves that to the environment."""
     parameters = _parameters(url)
     return str(parameters.get("dbname") or parameters.get("user") or "")
+
+
+def quoted(text: str) -> str:
+    """A text as a literal of SQL and of replication commands."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _option(value: str) -> str:

@@ -16,6 +16,7 @@ from headrace.schema import Column, TableId, TableSchema
 from headrace.source.postgres.decode import RelationMessage
 from headrace.source.postgres.relations import Relation
 from headrace.source.postgres.types import TypeFacts, TypeMapping, builtin_facts, mapping
+from headrace.source.postgres.types.numeric import MOST_DIGITS
 
 _PARAMETERS = re.compile(r"^(?P<name>[^(]*?)\s*(?:\((?P<numbers>[\d, -]+)\))?(?P<rest>[^(]*)$")
 _ORDER = {"smallint": 0, "integer": 1, "bigint": 2}
@@ -124,10 +125,16 @@ def widens(old: Column, new: Column) -> bool:
     if name in text and new_name in text:
         return not new_numbers or (bool(numbers) and numbers[0] <= new_numbers[0])
     if name == new_name == "numeric" and len(numbers) == len(new_numbers) == 2:
-        return numbers[1] == new_numbers[1] and numbers[0] <= new_numbers[0]
+        return numbers[1] == new_numbers[1] and numbers[0] <= new_numbers[0] and _is_decimal(numbers) == _is_decimal(new_numbers)
     if name == new_name and name.startswith(("timestamp", "time")):
         return (numbers or [6])[0] <= (new_numbers or [6])[0]
     return False
+
+
+def _is_decimal(numbers: Sequence[int]) -> bool:
+    """A numeric of this precision and scale is a number in the lake; else a text."""
+    precision, scale = numbers
+    return (precision - scale if scale < 0 else max(precision, scale)) <= MOST_DIGITS
 
 
 def _parts(source_type: str) -> tuple[str, list[int]]:

@@ -91,13 +91,30 @@ def create_slot(connection: Connection, name: str, patience: Patience) -> int:
 
 
 def idle_slot(connection: Connection, name: str, *, patience: float = 5.0) -> Slot | None:
-    """The slot once no session uses it: one of a run that was killed may for a moment. Raises AlreadyRunning."""
+    """The slot once no session uses it. Raises AlreadyRunning.
+
+    Call with the pipeline's lock: a session of ours that still streams is then what a killed run left, and is ended.
+    """
     deadline = time.monotonic() + patience
     while (slot := find_slot(connection, name)) is not None and slot.active_pid is not None:
         if time.monotonic() > deadline:
             raise _in_use(slot)
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND usename = current_user"
+            " AND application_name = current_setting('application_name')",
+            [slot.active_pid],
+        )
         time.sleep(0.1)
     return slot
+
+
+def release_slot(connection: Connection, name: str, pid: int, *, patience: float = 2.0) -> None:
+    """Wait until the session ``pid``, whose client has hung up, lets go of the slot; after ``patience`` seconds it is ended."""
+    deadline = time.monotonic() + patience
+    while (slot := find_slot(connection, name)) is not None and slot.active_pid == pid:
+        if time.monotonic() > deadline:
+            connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+        time.sleep(0.02)
 
 
 def _in_use(slot: Slot) -> AlreadyRunning:

@@ -24,6 +24,7 @@ from headrace.source.postgres.connect import Connector
 from headrace.source.postgres.copiers import Copiers
 from headrace.source.postgres.copy import SHORT_LOCK_WAITS, LockedTable, Snapshot, TableChanged, TableToCopy, exported_snapshot
 from headrace.source.postgres.decode import RelationMessage
+from headrace.source.postgres.readers import Choice
 from headrace.source.postgres.relations import Relation, find_relations, mappings_of, read_relation, schema_of
 from headrace.source.postgres.server import Server, read_server, require_same, server_from
 from headrace.source.postgres.waiting import Patience, end_with_client
@@ -51,10 +52,19 @@ class PostgresSettings:
 class PostgresSource:
     """One pipeline's view of its PostgreSQL database. See `headrace.source.port.Source`."""
 
-    def __init__(self, *, connector: Connector, settings: PostgresSettings, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        connector: Connector,
+        settings: PostgresSettings,
+        say: Callable[[str], None],
+        tell_reader: Callable[[Choice], None],
+    ) -> None:
+        """``say`` is told what a person should know, ``tell_reader`` which reader follows the log from now on."""
         self._connector = connector
         self._settings = settings
         self._say = say
+        self._tell_reader = tell_reader
         self._control: psycopg.Connection[tuple[object, ...]] | None = None
         self._relations: dict[TableId, Relation] = {}
         self._published: dict[str, tuple[str, dict[int, int]]] = {}
@@ -335,6 +345,7 @@ class PostgresSource:
             parked=parked,
             resolve=self._resolve,
             settings=settings.capture,
+            tell_reader=self._tell_reader,
         )
         self._capture = capture
         if self._stopped.is_set():
@@ -386,11 +397,19 @@ class PostgresSource:
         return self._end_seen
 
     def acknowledge(self, position: Position) -> None:
-        control = self._control
-        with self._speaking(), self._connector.connect() as connection:
+        control, capture = self._control, self._capture
+
+        def advance() -> None:
+            with self._connector.connect() as connection:
+                slots.advance_slot(connection, self._settings.slot, position.lsn)
+
+        with self._speaking():
             if control is not None:
                 control.execute("SELECT")  # with its session the pipeline's lock would be lost
-            slots.advance_slot(connection, self._settings.slot, position.lsn)
+            if capture is not None:
+                capture.acknowledge(position.lsn, advance)
+            else:
+                advance()
 
     def stop(self) -> None:
         self._stopped.set()

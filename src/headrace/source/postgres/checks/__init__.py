@@ -63,6 +63,7 @@ BEFORE_A_RUN: tuple[Check, ...] = (
     server.server_version,
     server.primary,
     server.wal_level,
+    server.encoding,
     server.pooler,
     tables.tables_found,
     tables.table_privileges,

@@ -63,15 +63,15 @@ def wal_level(look: Examined) -> Iterator[Finding]:
 
 
 def encoding(look: Examined) -> Iterator[Finding]:
-    """The database's encoding can be converted to UTF-8."""
+    """The database's encoding can be converted to UTF-8; SQL_ASCII cannot."""
     found = look.row("SELECT current_setting('server_encoding') AS encoding")["encoding"]
     if found == "SQL_ASCII":
         yield Finding(
             check="encoding",
-            severity="warning",
+            severity="blocker",
             object="database",
             found="its encoding is SQL_ASCII",
-            consequence="texts that are not UTF-8 cannot be read, and stop the table that has them",
+            consequence="nobody knows how its texts are encoded, and the first that is not UTF-8 would stop the pipeline",
             cure="Dump and restore into a database with encoding UTF8.",
         )
 
