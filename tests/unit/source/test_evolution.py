@@ -33,6 +33,8 @@ ORDERS = TableSchema(
         ("character varying", "text"),
         ("text", "character varying"),
         ("numeric(10,2)", "numeric(12,2)"),
+        ("numeric(10,2)", "numeric(38,2)"),
+        ("numeric(40,2)", "numeric(50,2)"),
         ("timestamp(3) with time zone", "timestamp with time zone"),
         ("timestamp(3) with time zone", "timestamp(6) with time zone"),
     ],
@@ -52,6 +54,8 @@ def test_a_widening_is_followed(old: str, new: str) -> None:
         ("character(3)", "character(5)"),  # pads the values that are there
         ("numeric(10,2)", "numeric(12,4)"),
         ("numeric(10,2)", "numeric"),
+        ("numeric(10,2)", "numeric(39,2)"),  # a text in the lake
+        ("numeric(37,-1)", "numeric(38,-1)"),
         ("timestamp without time zone", "timestamp with time zone"),
         ("timestamp with time zone", "timestamp(0) with time zone"),
         ("jsonb", "json"),
