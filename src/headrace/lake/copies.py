@@ -81,6 +81,7 @@ class TableCopy:
         bronze: tuple[str, TableLayout],
         silver: tuple[str, TableLayout],
         finished: Callable[[FinishedCopy], None],
+        discarded: Callable[[str], None],
     ) -> None:
         """``bronze`` and ``silver``: the tables' locations and layouts."""
         self.id = uuid.uuid4().hex
@@ -89,7 +90,7 @@ class TableCopy:
         self._schema, self._lsn, self._epoch = schema, lsn, epoch
         self._bronze_location, self._bronze = bronze
         self._silver_location, self._silver = silver
-        self._finished_callback = finished
+        self._finished_callback, self._discarded_callback = finished, discarded
         self._lock = threading.Lock()
         self._idle: list[_Pair] = []
         self._done: list[RowFile] = []
@@ -137,12 +138,13 @@ class TableCopy:
         self._finished_callback(copy)
 
     def discard(self) -> None:
-        """Forget what came: its files are removed."""
-        with suppress(OSError):
-            for pair in self._idle:
-                pair.end()
+        """Forget what came: its files are removed. Never fails; what cannot be removed now is when the next copy begins."""
+        for pair in self._idle:
+            pair.abort()
         self._storage.forget()
-        remove_copy(self._folder, self.id)
+        with suppress(OSError):
+            remove_copy(self._folder, self.id)
+        self._discarded_callback(self.id)
 
     def new_file(self, which: str, partition: int | None) -> RowFile:
         location, layout = (self._bronze_location, self._bronze) if which == "bronze" else (self._silver_location, self._silver)
@@ -193,6 +195,13 @@ class _Pair:
     def end(self) -> None:
         for file in [*self._bronze.values(), *([self._silver] if self._silver is not None else [])]:
             self._copy.done(file)
+        self._bronze, self._silver = {}, None
+
+    def abort(self) -> None:
+        """Close the files; those that were finished are left alone."""
+        for file in [*self._bronze.values(), *([self._silver] if self._silver is not None else [])]:
+            with suppress(OSError):
+                file.abort()
         self._bronze, self._silver = {}, None
 
 

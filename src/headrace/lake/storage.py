@@ -81,7 +81,6 @@ class Storage:
         place = f"{table_location}/{folder}"
         if place not in self._made:
             self._make(path_of(place))
-            self._made.add(place)
         return f"{place}/{fresh_name()}{ending}"
 
     def run(self, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -161,14 +160,19 @@ class Storage:
         )
 
     def _make(self, path: Path) -> None:
+        """Create the folder. Its entry and those above it are durable when this returns: whatever becomes of what is written
+        there first, later files rely on it. One that exists may have been made by a process that had no time for that.
+        """
+        inside = [folder for folder in (path, *path.parents) if self.warehouse in folder.parents]
         try:
-            missing = [path]
-            while not missing[-1].parent.exists():
-                missing.append(missing[-1].parent)
+            unsure = [folder for folder in (path, *path.parents) if folder in inside or not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
+            for folder in unsure:
+                if location_of(folder) not in self._made:
+                    flush_folder(folder.parent)
         except OSError as error:
             raise self.failed(error, "written") from error
-        self._folders.update(location_of(folder.parent) for folder in missing)
+        self._made.update(map(location_of, inside))
 
 
 def _create_all(files: Sequence[tuple[str, bytes]]) -> list[int]:

@@ -42,6 +42,9 @@ T = TypeVar("T")
 
 YOUNG_FILES = 64
 MANIFEST_FILES = 512
+KEEP_FILES = {"gc.enabled": "false"}
+"""Other engines' procedures that expire snapshots or remove orphans then refuse: versions of the lake need those files."""
+CREATED_WITH = {"write.parquet.compression-codec": "zstd", **KEEP_FILES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -478,7 +481,8 @@ class LakeTable:
             {"action": "set-current-schema", "schema-id": -1},
         ]
         if self._loaded is not None:
-            return [] if self.layout is self._committed_layout else schema
+            kept = [] if KEEP_FILES.keys() <= self.properties.keys() else [{"action": "set-properties", "updates": KEEP_FILES}]
+            return kept if self.layout is self._committed_layout else [*schema, *kept]
         fields = [self.layout.partition.spec()] if self.layout.partition else []
         return [
             {"action": "assign-uuid", "uuid": self.uuid},
@@ -489,7 +493,7 @@ class LakeTable:
             {"action": "set-default-spec", "spec-id": -1},
             {"action": "add-sort-order", "sort-order": {"order-id": 0, "fields": []}},
             {"action": "set-default-sort-order", "sort-order-id": -1},
-            {"action": "set-properties", "updates": {"write.parquet.compression-codec": "zstd", **self.properties}},
+            {"action": "set-properties", "updates": {**CREATED_WITH, **self.properties}},
         ]
 
     def _requirements(self) -> list[dict[str, Any]]:

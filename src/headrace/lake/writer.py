@@ -343,6 +343,7 @@ class LakeWriter:
                 bronze=(table.bronze.table.location, bronze),
                 silver=(table.silver.table.location, silver),
                 finished=self._finished,
+                discarded=self._running_copies.discard,
             )
         self._running_copies.add(copy.id)
         return copy
@@ -354,8 +355,9 @@ class LakeWriter:
                 remove_copy(self._copies, older.id)
 
     def staged_copies(self) -> Sequence[StagedCopy]:
-        """The finished copies that no commit has adopted yet."""
-        return [copy.staged for copy in self._unadopted()]
+        """The finished copies that no commit has adopted yet. Raises LakeUnavailable."""
+        with self._storing():
+            return [copy.staged for copy in self._unadopted()]
 
     def _unadopted(self) -> list[FinishedCopy]:
         result = {}

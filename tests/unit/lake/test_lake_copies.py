@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pyiceberg.types import IntegerType, LongType, StringType
 
-from headrace.errors import ProjectError
+from headrace.errors import LakeBlocked, ProjectError
 from headrace.lake.copies import TableCopy
 from headrace.lake.engine import open_engine
 from headrace.lake.fold import fold_sql
@@ -42,6 +43,30 @@ def publish(world: World, imagination: Imagination) -> None:
 @pytest.fixture
 def imagination() -> Imagination:
     return Imagination(ImaginedTable("orders"), seed=4)
+
+
+@pytest.mark.parametrize("place", ["copies._write_durably", "storage.os.fsync", "row_files.RowFile._finish"])
+def test_a_copy_that_cannot_be_finished_leaves_nothing_behind(
+    world: World, imagination: Imagination, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if place.startswith("row_files"):
+        monkeypatch.setattr("headrace.lake.row_files.PLAIN_ROWS", 0)
+    copy = begun(world, imagination)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"headrace.lake.{place}", full)
+        with pytest.raises(LakeBlocked):
+            copy.finish()
+    copy.discard()
+
+    assert data_files(world) == []
+    assert list((world.folder / "state" / "copies").iterdir()) == []
+    assert list(world.lake.staged_copies()) == []
+    begun(world, imagination).finish()
+    publish(world, imagination)
+    assert_silver(world, imagination)
 
 
 def test_chunks_may_come_from_several_threads(world: World, imagination: Imagination) -> None:

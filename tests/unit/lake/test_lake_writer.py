@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from headrace.errors import CommitConflict
 from headrace.lake.engine import open_engine
+from headrace.lake.storage import Storage
 from headrace.lake.writer import LakeWriter
 from headrace.position import Position
 from headrace.schema import TableId
@@ -125,3 +127,38 @@ def test_two_pipelines_share_a_lake(world: World) -> None:
         assert_silver(world, theirs)
         assert world.restart().position == Position(1, ours.lsn)
         assert second.progress.tables.keys() == {TableId("public", "people")}
+
+
+def test_other_engines_are_told_to_keep_the_files_of_every_table(world: World) -> None:
+    follow(world, Imagination(ImaginedTable("orders"), seed=1))
+    for namespace, name in (("bronze", "orders"), ("silver", "orders"), ("headrace", "progress")):
+        assert world.catalog.load(namespace, name).metadata["properties"]["gc.enabled"] == "false"
+
+
+def test_a_table_made_without_that_is_told_with_its_next_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    imagination = Imagination(ImaginedTable("orders"), seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("headrace.lake.table.CREATED_WITH", {})
+        patch.setattr("headrace.lake.table.KEEP_FILES", {})
+        follow(world, imagination)
+    assert "gc.enabled" not in world.catalog.load("silver", "orders").metadata["properties"]
+    world.restart()
+    take(world.lake, imagination, transactions=3)
+    take(world.lake, imagination, transactions=3)
+
+    assert world.catalog.load("silver", "orders").metadata["properties"]["gc.enabled"] == "false"
+    assert_silver(world, imagination)
+
+
+def test_a_folder_is_durable_whatever_becomes_of_what_was_first_written_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr("headrace.lake.storage.flush_folder", flushed.append)
+    storage = Storage(tmp_path / "lake")
+    place = storage.table_location("silver", "orders")
+    storage.new_location(place, "data", ".parquet")
+    storage.forget()
+    storage.close()
+
+    assert set(flushed) >= {tmp_path, tmp_path / "lake", tmp_path / "lake" / "silver", tmp_path / "lake" / "silver" / "orders"}
