@@ -28,24 +28,34 @@ WITH RECURSIVE wanted AS (
                     UNION ALL
                     SELECT a.atttypid FROM pg_catalog.pg_attribute a
                      WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) below (oid)
-), labels AS (
-    SELECT u.used, e.oid, e.enumlabel FROM types u JOIN pg_catalog.pg_enum e ON e.enumtypid = u.oid
-), attributes_of_types AS (
+), files_of AS (
+    SELECT t.root, jsonb_object_agg(c.oid, c.relfilenode::bigint) AS files
+      FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid
+     WHERE t.relkind <> 'p'
+     GROUP BY t.root
+), columns_of AS (
+    SELECT attrelid, jsonb_object_agg(attnum, jsonb_build_array(xmin::text::bigint, atttypid::bigint, atttypmod)) AS columns
+      FROM attributes
+     GROUP BY attrelid
+), labels_of AS (
+    SELECT a.attrelid, jsonb_object_agg(e.oid, e.enumlabel) AS labels
+      FROM attributes a JOIN types u ON u.used = a.atttypid JOIN pg_catalog.pg_enum e ON e.enumtypid = u.oid
+     GROUP BY a.attrelid
+), composites AS (
     SELECT u.used, t.oid, string_agg(a.attnum::text, ',' ORDER BY a.attnum) AS numbers
       FROM types u
       JOIN pg_catalog.pg_type t ON t.oid = u.oid AND t.typtype = 'c'
       JOIN pg_catalog.pg_attribute a ON a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
      GROUP BY u.used, t.oid
+), composites_of AS (
+    SELECT a.attrelid, jsonb_object_agg(c.oid, c.numbers) AS composites
+      FROM attributes a JOIN composites c ON c.used = a.atttypid
+     GROUP BY a.attrelid
 )
 SELECT w.oid::bigint AS oid,
-       jsonb_build_object(
-           'files', (SELECT jsonb_object_agg(c.oid, c.relfilenode::bigint)
-                       FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid WHERE t.root = w.oid AND t.relkind <> 'p'),
-           'columns', (SELECT jsonb_object_agg(a.attnum, jsonb_build_array(a.xmin::text::bigint, a.atttypid::bigint, a.atttypmod))
-                         FROM attributes a WHERE a.attrelid = w.oid),
-           'labels', (SELECT jsonb_object_agg(l.oid, l.enumlabel)
-                        FROM labels l WHERE l.used IN (SELECT a.atttypid FROM attributes a WHERE a.attrelid = w.oid)),
-           'composites', (SELECT jsonb_object_agg(c.oid, c.numbers)
-                            FROM attributes_of_types c WHERE c.used IN (SELECT a.atttypid FROM attributes a WHERE a.attrelid = w.oid))
-       )::text AS state
+       jsonb_build_object('files', f.files, 'columns', c.columns, 'labels', l.labels, 'composites', p.composites)::text AS state
   FROM wanted w
+  LEFT JOIN files_of f ON f.root = w.oid
+  LEFT JOIN columns_of c ON c.attrelid = w.oid
+  LEFT JOIN labels_of l ON l.attrelid = w.oid
+  LEFT JOIN composites_of p ON p.attrelid = w.oid
