@@ -470,3 +470,57 @@ def test_a_warehouse_that_cannot_be_written_commits_nothing(catalog: Catalog, tm
         catalog.commit([properties("a", x="1"), creation("b")])
     assert catalog.latest_version() == version
     assert catalog.load("silver", "a").metadata["properties"] == {}
+
+
+# --- forgetting versions --------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_that_is_forgotten_is_gone_and_the_others_answer_as_before(catalog: Catalog) -> None:
+    catalog.commit([creation("orders")])
+    catalog.commit([creation("users")])
+    for number in range(10):
+        catalog.commit([properties(at=str(number))])
+    catalog.drop_table("silver", "users")
+    before = {version.number: catalog.state(version.number) for version in catalog.versions()}
+    latest = catalog.latest_version()
+    assert catalog.thin([2, 4, 5, 6, 9, latest]) == 5, "the latest version stays"
+    kept = [version.number for version in catalog.versions()]
+    assert kept == [number for number in range(latest + 1) if number not in (2, 4, 5, 6, 9)]
+    for number in kept:
+        assert catalog.state(number) == before[number]
+        for namespace, name in before[number]:
+            catalog.load(namespace, name, number)
+    with pytest.raises(NoSuchVersion, match="no version 5"):
+        catalog.state(5)
+    assert catalog.version_at(START) == latest
+
+
+def test_a_version_that_somebody_reads_is_not_forgotten(catalog: Catalog, clock: Clock) -> None:
+    catalog.commit([creation("orders")])
+    read = catalog.latest_version()
+    catalog.lease(read, 60)
+    catalog.commit([properties(at="later")])
+    assert catalog.thin([read]) == 0
+    clock.forward(minutes=2)
+    assert catalog.thin([read]) == 1
+
+
+def test_metadata_files_of_versions_that_are_kept_are_named(catalog: Catalog) -> None:
+    made = [catalog.commit([creation("orders")]).tables["silver", "orders"].metadata_location]
+    for number in range(4):
+        change = properties(at=str(number))
+        made.append(catalog.commit([change]).tables["silver", "orders"].metadata_location)
+    latest = catalog.latest_version()
+    assert catalog.metadata_locations([latest - 3, latest]) == {made[-4]: False, made[-1]: True}
+    assert catalog.metadata_locations([]) == {made[-1]: True}
+
+
+def test_more_versions_than_one_transaction_takes_are_forgotten(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.catalog.history.THINNED_AT_ONCE", 3)
+    catalog.commit([creation("orders")])
+    for number in range(10):
+        catalog.commit([properties(at=str(number))])
+    everything = [version.number for version in catalog.versions()]
+    assert catalog.thin(everything) == len(everything) - 1
+    assert [version.number for version in catalog.versions()] == everything[-1:]
+    assert list(catalog.metadata_locations(everything[-1:]).values()) == [True]

@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": {"*"},
     "status": {"*"},
     "removal": {"*"},
+    "maintenance": {"*"},
     "__main__": {"cli"},
 }
 

@@ -8,13 +8,16 @@ the unit in which history is kept: what any kept version reaches may not be remo
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from headrace.catalog.database import Database, Session
 from headrace.catalog.refusals import NoSuchVersion
 
+THINNED_AT_ONCE = 500
+"""Versions forgotten in one transaction: commits wait for it."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -89,6 +92,46 @@ class History:
         with self._database.read() as session:
             self._require(session, number)
 
+    def thin(self, numbers: Sequence[int]) -> int:
+        """Forget these versions, and what tables were at no other one; how many that were.
+
+        The latest version and those that are leased stay. Files are left alone: see `headrace.lake.sweep`.
+        """
+        forgotten = 0
+        for begin in range(0, len(numbers), THINNED_AT_ONCE):
+            some = numbers[begin : begin + THINNED_AT_ONCE]
+            with self._database.write() as session:
+                marks = ", ".join("?" * len(some))
+                rows = session.rows(
+                    f"select number from versions where number in ({marks}) and number < (select max(number) from versions)"
+                    " and number not in (select version from leases where expires_at > ?)",
+                    (*some, self._now()),
+                )
+                going = [int(number) for (number,) in rows]
+                if going:
+                    marks = ", ".join("?" * len(going))
+                    session.run(f"delete from versions where number in ({marks})", tuple(going))
+                    for table in ("pointers", "namespaces"):
+                        session.run(
+                            f"delete from {table} where to_version > ? and from_version <= ? and not exists (select 1"
+                            f" from versions where number >= {table}.from_version and number < {table}.to_version)",
+                            (min(going), max(going)),
+                        )
+            forgotten += len(going)
+        return forgotten
+
+    def metadata_locations(self, versions: Iterable[int]) -> dict[str, bool]:
+        """The metadata files of all tables and views at these versions; True for those that are the present ones."""
+        numbers = sorted(versions)
+        with self._database.read() as session:
+            rows = session.rows("select metadata_location, from_version, to_version from pointers")
+        found = {}
+        for location, begin, end in rows:
+            at = bisect_left(numbers, begin)
+            if end is None or (at < len(numbers) and numbers[at] < end):
+                found[str(location)] = end is None
+        return found
+
     def lease(self, version: int, seconds: float) -> str:
         """Keep ``version`` for that long; the lease's id. Raises NoSuchVersion."""
         with self._database.write() as session:
@@ -131,6 +174,11 @@ class History:
         with self._database.read() as session:
             found = session.rows("select value from notes where key = ?", (key,))
         return str(found[0][0]) if found else None
+
+    def notes(self, prefix: str) -> dict[str, str]:
+        """All notes whose keys begin so."""
+        with self._database.read() as session:
+            return dict(session.rows("select key, value from notes where substr(key, 1, ?) = ?", (len(prefix), prefix)))
 
     def set_note(self, key: str, value: str | None) -> None:
         """Write the note durably; None removes it."""

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from headrace import __version__
-from headrace.cli import check, demo, drop, init, query, resync, run, serve, show, status, verify, versions
+from headrace.cli import check, demo, drop, init, maintain, query, resync, run, serve, show, status, verify, versions
 from headrace.errors import HeadraceError
 
 COMMANDS: tuple[Callable[..., None] | typer.Typer, ...] = (
@@ -28,6 +28,7 @@ COMMANDS: tuple[Callable[..., None] | typer.Typer, ...] = (
     versions.versions,
     resync.resync,
     resync.rebuild,
+    maintain.maintain,
     serve.catalog,
     drop.drop,
     demo.demo,

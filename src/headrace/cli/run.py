@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import nullcontext
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -34,6 +35,8 @@ def run(
         from headrace.cli.folder import project_of
         from headrace.cli.watching import watcher
         from headrace.errors import ProjectError, TablesParked
+        from headrace.events import Said
+        from headrace.maintenance import Schedule
         from headrace.pipeline import open_run
         from headrace.project.units import parse_duration
 
@@ -44,7 +47,8 @@ def run(
             raise ProjectError(f"--for {duration} is not a duration such as 30s, 10m or 2h") from error
         with watcher(Console(), as_json=as_json, quiet=quiet) as watch, open_run(project, watch) as running:
             stopping.watch_over(running)
-            running.run(until_caught_up=until_caught_up, seconds=seconds)
+            with nullcontext() if until_caught_up else Schedule(project, lambda text: watch(Said(text=text))):
+                running.run(until_caught_up=until_caught_up, seconds=seconds)
             parked = running.parked()
     if parked and until_caught_up:
         raise TablesParked(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.catalog import LoadedTable, TableChange
+from headrace.catalog.files import path_of
 from headrace.errors import LakeUnavailable
 from headrace.lake.dead_rows import DeadRows
 from headrace.lake.layout import TableLayout, iceberg_type, layout_of
@@ -101,6 +102,10 @@ class LakeTable:
     def changed(self) -> bool:
         """True if the next commit would change this table."""
         return bool(self._added or self._removed) or not self.exists or self.layout is not self._committed_layout
+
+    def missing_files(self) -> list[str]:
+        """The locations of files that the next commit adds and that are not there."""
+        return [file.location for file in self._added if not path_of(file.location).exists()]
 
     @property
     def live_rows(self) -> int:

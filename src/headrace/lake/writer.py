@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +32,7 @@ from headrace.lake.progress import NAME as PROGRESS
 from headrace.lake.progress import Progress, ProgressTable, TableProgress
 from headrace.lake.silver import SilverTable
 from headrace.lake.storage import Storage
+from headrace.lake.sweep import staging_key
 from headrace.lake.table import LakeTable
 from headrace.position import Position
 from headrace.schema import TableId, TableSchema
@@ -40,6 +41,8 @@ QUARANTINE = "quarantine"
 KEPT_SNAPSHOTS = 20
 SHARED_TRIES = 5
 FIRST_EPOCH = 1
+LONG_STAGING = timedelta(minutes=1)
+"""What is staged for longer is made known, so that nobody takes its files for left behind."""
 
 LakeTableOwner = AppendedTable | SilverTable | ProgressTable
 
@@ -74,6 +77,9 @@ class LakeWriter:
         self._kept_snapshots = kept_snapshots
         self._running_copies: set[str] = set()
         self._copying = threading.Lock()
+        self._staging_since: datetime | None = None
+        self._staging_noted = catalog.note(staging_key(pipeline)) is not None  # by a run that was killed
+        self._end_staging()
         self._view: _View | None = self._load()
 
     @classmethod
@@ -210,6 +216,7 @@ class LakeWriter:
             raise
 
     def _stage_batch(self, batch: ChangeBatch) -> dict[TableId, TableFault]:
+        self._note_staging()
         epoch = batch.end.epoch if batch.end is not None else self._epoch
         faults = dict(batch.faults)
         for name, changes in batch.tables.items():
@@ -301,6 +308,8 @@ class LakeWriter:
     def abandon(self) -> None:
         """Forget what is staged. Finished files of it are left behind; nothing names them. Never fails."""
         self._storage.forget()
+        with suppress(LakeUnavailable):
+            self._end_staging()
         view, self._view = self._view, None
         if view is not None:
             for table in view.tables.values():
@@ -431,6 +440,7 @@ class LakeWriter:
         staged = [(owner, fresh_snapshot_id()) for owner in owners]
         changes = [self._change(owner, snapshot, summary) for owner, snapshot in staged]
         self._storage.settle()
+        self._require_files(owners)
         failpoint.hit("files-written")
         for owner, snapshot in staged:
             if isinstance(owner, SilverTable):
@@ -438,6 +448,7 @@ class LakeWriter:
         version, loaded = self._commit_changes(staged, changes, summary)
 
         rows = {name: table.staged_rows for name, table in self._now.tables.items() if table.staged_rows}
+        self._end_staging()
         receipt = Receipt(version=version, rows=rows, commit_time=self._now.staged_commit_time)
         try:
             self._settle_in(loaded)
@@ -447,6 +458,35 @@ class LakeWriter:
             # Only our own records beside the lake could not be written; what the lake has now is read anew.
             self.abandon()
         return receipt
+
+    def _note_staging(self) -> None:
+        """Make known that a commit is being staged, once that takes long."""
+        if self._staging_since is None:
+            self._staging_since = datetime.now(UTC)
+        elif not self._staging_noted and self._staged_for_long():
+            self._catalog.set_note(staging_key(self.pipeline), self._staging_since.isoformat())
+            self._staging_noted = True
+
+    def _end_staging(self) -> None:
+        self._staging_since = None
+        if self._staging_noted:
+            self._catalog.set_note(staging_key(self.pipeline), None)
+            self._staging_noted = False
+
+    def _staged_for_long(self) -> bool:
+        return self._staging_since is not None and datetime.now(UTC) - self._staging_since > LONG_STAGING
+
+    def _require_files(self, owners: Sequence[LakeTableOwner]) -> None:
+        """A machine that slept may have been long about it: then see whether the staged files are still there."""
+        if not self._staged_for_long():
+            return
+        self._note_staging()
+        for owner in owners:
+            if missing := owner.table.missing_files():
+                raise LakeUnavailable(
+                    f"files that were staged for {owner.table.namespace}.{owner.table.name} are gone: {missing[0]} …",
+                    remedy="Nothing has to be done: the changes are staged again.",
+                )
 
     def _settle_in(self, loaded: Sequence[tuple[LakeTableOwner, LoadedTable]]) -> None:
         """Take over what the commit made. Raises OSError."""

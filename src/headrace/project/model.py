@@ -231,6 +231,30 @@ class Commit(Section):
     )
 
 
+class Retention(Section):
+    """Which versions of the lake are kept; the latest one always is. An age of 0s keeps none of that density."""
+
+    every: Duration = Field(default=parse_duration("15m"), gt=0, description="Every version younger than this is kept.")
+    minutely: Duration = Field(
+        default=parse_duration("6h"), ge=0, description="Of those younger than this, the last of each minute."
+    )
+    hourly: Duration = Field(default=parse_duration("7d"), ge=0, description="Of those younger than this, the last of each hour.")
+    daily: Duration = Field(default=parse_duration("90d"), ge=0, description="Of those younger than this, the last of each day.")
+
+
+class Maintenance(Section):
+    """Forgetting old versions, and removing the files that only they needed (`headrace maintain`)."""
+
+    interval: Duration | None = Field(
+        default=parse_duration("1h"), gt=0, description="How often `headrace run` does it by itself. null: never."
+    )
+    grace: Duration = Field(
+        default=parse_duration("1h"),
+        ge=300,
+        description="A file that no version needs is removed when it is older than this: it may belong to a commit under way.",
+    )
+
+
 class Lake(Section):
     """Where tables go."""
 
@@ -240,6 +264,8 @@ class Lake(Section):
     )
     catalog: Catalog = Field(default_factory=Catalog)
     commit: Commit = Field(default_factory=Commit)
+    retention: Retention = Field(default_factory=Retention)
+    maintenance: Maintenance = Field(default_factory=Maintenance)
 
 
 class ProjectFile(Section):
