@@ -46,6 +46,7 @@ HARMLESS = {
     "column": "ALTER TABLE items ADD extra int",
     "column and rows": "ALTER TABLE items ADD extra int; INSERT INTO items VALUES (9, 90, 'sad', (1, 2), 5)",
     "widening": "ALTER TABLE items ALTER price TYPE bigint",
+    "column and widening": "ALTER TABLE items ADD extra int; ALTER TABLE items ALTER price TYPE bigint",
     "truncate": "TRUNCATE items",
     "truncate of all partitions": "TRUNCATE sales",
     "enum": "ALTER TYPE mood ADD VALUE 'fine'",

@@ -75,8 +75,12 @@ def _by_rewriting(before: Mapping[str, Any], now: Mapping[str, Any], relation: R
         return []
     names = {str(column.attnum): column.name for column in relation.published}
     old, new = before["columns"] or {}, now["columns"] or {}
+    # A wider type of another column explains the rewriting; a default that an added column has now is seen without it.
+    widened = any(number in old and old[number][1:] != column[1:] for number, column in new.items())
     for number, (writer, *type_now) in new.items():
         if number not in old:
+            if widened:
+                continue
             return [f"the table was rewritten since column {names.get(number)} was added, which may have given old rows a value"]
         writer_before, *type_before = old[number]
         if writer != writer_before and type_now == type_before:
