@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 from headrace import pipeline
+from headrace.errors import SourceNotReady
 from headrace.events import Committed, Event, Parked
 from headrace.lake.engine import open_engine
 from headrace.project import Project
@@ -136,11 +137,16 @@ class Example:
                     run = stack.enter_context(pipeline.open_run(self.project, self.events.append))
                 if beside:
                     with self._writing():
-                        self._run(run)
+                        copied = self._run_beside(run)
+                    if not copied:
+                        stack.close()
+                        run = stack.enter_context(pipeline.open_run(self.project, self.events.append))
                 else:
                     self._write()
                     self._note_copies()
                 self._run(run)
+                for table in self.tables:
+                    table.grown = table.rewritten = False
                 if draw.random() < 0.6 or number == self._recipe.rounds - 1:
                     stack.close()
                     run = None
@@ -191,6 +197,15 @@ class Example:
         parked = [event for event in self.events if isinstance(event, Parked)]
         assert not parked, parked
         assert not run.parked(), run.parked()
+
+    def _run_beside(self, run: Run) -> bool:
+        """False when tables were truncated again and again as their copy began: then a run is to begin anew."""
+        try:
+            self._run(run)
+        except SourceNotReady as error:
+            assert "each time their copy began" in str(error), error
+            return False
+        return True
 
     def _between_runs(self) -> None:
         """What may happen while no run goes on."""

@@ -86,7 +86,9 @@ def integers(bits: int) -> Draw:
 def decimals(precision: int, scale: int, *more: str) -> Draw:
     def draw(random: Random) -> str:
         limit = 10**precision - 1
-        unscaled = random.choice([0, 1, -1, limit, -limit, random.randint(-limit, limit), random.randint(-1000, 1000)])
+        unscaled = random.choice(
+            [0, 1, -1, limit, -limit, random.randint(-limit, limit), random.randint(-min(1000, limit), min(1000, limit))]
+        )
         return literal(random.choice([f"{unscaled}e{-scale}"] * 4 + list(more))) if more else literal(f"{unscaled}e{-scale}")
 
     return draw

@@ -15,7 +15,7 @@ from psycopg import sql
 from headrace.lake.fold import fold_sql
 from headrace.schema import TableSchema
 from tests.integration.property.kinds import Kind, of_source, shown
-from tests.integration.property.tables import Table, identifier
+from tests.integration.property.tables import Column, Table, identifier
 from tests.unit.source.reference_decoder import UNCHANGED, ReferenceDecoder, Row
 
 SLOT = "witness"
@@ -68,12 +68,12 @@ def source_rows(url: str, table: Table) -> Counter[Shown]:
         rows = connection.execute(
             sql.SQL("SELECT {} FROM {}").format(texts, sql.Identifier(table.id.schema, table.id.name))
         ).fetchall()
-    return Counter(_as_silver(table, row) for row in rows)
+    return Counter(_as_silver(table.columns, row) for row in rows)
 
 
-def _as_silver(table: Table, texts: Sequence[str | None]) -> Shown:
-    values, misfits = of_source(texts, [column.kind for column in table.columns])
-    return (*values, tuple(sorted(f"{table.columns[number].name}:unrepresentable" for number in misfits)))
+def _as_silver(columns: Sequence[Column], texts: Sequence[str | None]) -> Shown:
+    values, misfits = of_source(texts, [column.kind for column in columns])
+    return (*values, tuple(sorted(f"{columns[number].name}:unrepresentable" for number in misfits)))
 
 
 def appended_rows(table: Table, copied: Counter[Shown], changes: Iterable[Row]) -> Counter[Shown]:
@@ -83,15 +83,20 @@ def appended_rows(table: Table, copied: Counter[Shown], changes: Iterable[Row]) 
     """
     rows: Counter[Shown] = Counter()
     for row, count in copied.items():
-        *values, flags = row
-        rows[(*values, *[shown(None)] * (len(table.columns) - len(values)), flags)] += count
+        rows[_widened(table, row)] += count
     for change in changes:
         if change.op == "t":
             rows = Counter()
         else:
             assert change.op == "c" and change.after is not None
-            rows[_as_silver(table, [*change.after, *[None] * (len(table.columns) - len(change.after))])] += 1
+            # A text is a value of the type that its column had then: 0.1 as real is another number than as double precision.
+            rows[_widened(table, _as_silver(table.columns_at(change.commit_lsn), change.after))] += 1
     return rows
+
+
+def _widened(table: Table, row: Shown) -> Shown:
+    *values, flags = row
+    return (*values, *[shown(None)] * (len(table.columns) - len(values)), flags)
 
 
 # --- what the lake has --------------------------------------------------------------------------------------------------------------

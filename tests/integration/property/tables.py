@@ -95,6 +95,10 @@ class Table:
     insert_only: bool = False
     """A table without key of which no row is updated or deleted at the source, so that silver is equal to it."""
     later: list[Column] = field(default_factory=list)
+    grown: bool = False
+    rewritten: bool = False
+    """Since the pipeline last caught up a column was added; the table got new files. Where both happened, rows from before may
+    have got a value that the log does not tell, and the table is parked: so not both."""
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -81,17 +81,20 @@ class Workload:
         table = self._random.choice(self._tables)
         columns = list(table.columns)
         wide = [column for column in columns if column.kind.wider and not (table.partitioned and column in table.key)]
+        wide = [] if table.grown else wide
         with psycopg.connect(self._url, autocommit=True) as connection:
-            if wide and (self._random.random() < 0.6 or not table.later):
+            if wide and (self._random.random() < 0.6 or not table.later or table.rewritten):
                 old = self._random.choice(wide)
                 new = replace(old, kind=kinds.widened(old.kind, self._random))
                 statement = f"ALTER TABLE {table.sql} ALTER {identifier(old.name)} TYPE {new.kind.sql}"
                 columns[columns.index(old)] = new
                 table.key = tuple(new if column is old else column for column in table.key)
-            elif table.later:
+                table.rewritten = True
+            elif table.later and not table.rewritten:
                 added = table.later.pop()
                 statement = f"ALTER TABLE {table.sql} ADD {added.sql}"
                 columns.append(added)
+                table.grown = True
             else:
                 return
             since = connection.execute("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").fetchone()
@@ -251,9 +254,13 @@ class _Session:
         self._do(f"DELETE FROM {table.sql}")
 
     def _truncate(self, table: Table) -> None:
-        others = [other for other in self._tables if other is not table and self._random.random() < 0.5]
+        truncated = [one for one in self._tables if (one is table or self._random.random() < 0.5) and not one.grown]
+        if not truncated:
+            return
+        for one in truncated:
+            one.rewritten = True
         more = self._random.choice(["", " CASCADE", " RESTART IDENTITY"])
-        self._do(f"TRUNCATE {', '.join(one.sql for one in [table, *others])}{more}")
+        self._do(f"TRUNCATE {', '.join(one.sql for one in truncated)}{more}")
 
     # --- parts of statements --------------------------------------------------------------------------------------------------
 
