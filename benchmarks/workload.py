@@ -1,12 +1,13 @@
 """The benchmark workload: one insert transaction, then many transactions of five statements, on tables of ten columns.
 
-``create`` makes the tables; ``insert_only`` adds ``rows`` orders in one transaction; ``mix`` runs ``transactions`` times:
-insert an order,
-update two, delete one, update a user. Both run after the slots were made, so that every slot sees the same changes.
+``create`` makes the tables; ``insert_only`` adds ``rows`` orders in one transaction; ``mix`` runs ``transactions`` times: insert
+an order, update two, delete one, update a user. Both run after the slots were made, so that every slot sees the same changes.
+``live`` writes at a rate.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -61,3 +62,34 @@ def mix(server: Postgres, transactions: int, *, rows: int, clients: int = 2, sec
         script.write_text(TRANSACTION.format(rows=rows))
         amount = ["-T", str(seconds)] if seconds else ["-t", str(transactions // clients)]
         server.run_tool("pgbench", "-n", "-c", str(clients), "-j", "1", *amount, "-f", str(script))
+
+
+BEATS = "CREATE TABLE beats (id bigserial PRIMARY KEY, user_id bigint)"
+
+LIVE_TRANSACTION = """
+\\set a random(1, {rows})
+\\set b random(1, {rows})
+\\set u random(1, 100000)
+BEGIN;
+INSERT INTO beats (user_id) VALUES (:u);
+INSERT INTO orders VALUES (nextval('order_ids'), :u, 7, 2, 9.95, 19.90, 'new', 'live');
+UPDATE orders SET status = 'paid', updated_at = now() WHERE id = :a;
+UPDATE orders SET quantity = quantity + 1, total = total + unit_price, updated_at = now() WHERE id = :b;
+END;
+"""
+
+
+def create_beats(server: Postgres) -> None:
+    """A table with a row for each transaction of `live`."""
+    server.execute(BEATS)
+
+
+def live(server: Postgres, *, rate: int, seconds: int, rows: int) -> float:
+    """Write so many transactions of four changes a second, or as many as can be; how many were written a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "live.sql"
+        script.write_text(LIVE_TRANSACTION.format(rows=rows))
+        told = server.run_tool("pgbench", "-n", "-c", "4", "-j", "1", "-R", str(rate), "-T", str(seconds), "-f", str(script))
+    found = re.search(r"tps = ([0-9.]+)", told.stdout)
+    assert found is not None
+    return float(found[1])
