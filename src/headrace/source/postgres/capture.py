@@ -277,8 +277,7 @@ class Capture:
             else:
                 advance()
 
-    # --- decode: another thread
-    # --------------------------------------------------------------------------------------------------
+    # --- decode: another thread -----------------------------------------------------------------------------------------------
 
     def _decode(self, chunks: Iterator[Chunk | Reached]) -> Iterator[ChangeBatch]:
         decoder, epoch, last = Decoder(), self._start.epoch, self._start.lsn
