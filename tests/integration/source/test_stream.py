@@ -20,7 +20,7 @@ from headrace.source.postgres import capture as capturing
 from headrace.source.postgres import readers, slots
 from headrace.source.postgres.bulk import BulkReader
 from headrace.source.postgres.connect import Connector
-from headrace.source.postgres.readers import Choice, Chunk, Reached
+from headrace.source.postgres.readers import Choice, Chunk, Reached, SlotReading
 from headrace.source.postgres.source import PostgresSource
 from headrace.source.postgres.stream import StreamReader
 from headrace.testing.postgres import Postgres
@@ -39,10 +39,14 @@ def slot(database: Database) -> int:
 
 
 def streaming(database: Database, position: int, *, chunk_bytes: int = 1 << 20) -> StreamReader:
-    return StreamReader(
+    return StreamReader(reading(database, position, chunk_bytes))
+
+
+def reading(database: Database, position: int, chunk_bytes: int) -> SlotReading:
+    return SlotReading(
         connector=Connector(database.url),
         slot=SLOT,
-        publications=["headrace_test"],
+        publications=("headrace_test",),
         position=position,
         chunk_bytes=chunk_bytes,
         decoding_memory="64kB",
@@ -93,10 +97,7 @@ def test_a_stream_gives_the_messages_that_are_read_in_bulk(database: Database, s
         write(database, 20)
         end = end_of_log(database)
         streamed = read_until(reader, end)
-    connector = Connector(database.url)
-    with BulkReader(
-        connector=connector, slot=SLOT, publications=["headrace_test"], position=slot, chunk_bytes=1 << 20, decoding_memory=None
-    ) as bulk:
+    with BulkReader(reading(database, slot, 1 << 20)) as bulk:
         in_bulk = list(bulk.call(end))
     assert messages(streamed) == messages(in_bulk)
     assert len(messages(streamed)) > 300

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, suppress
 from typing import Any
 
@@ -17,44 +17,32 @@ import pyarrow as pa
 from headrace import failpoint
 from headrace.position import format_lsn
 from headrace.source.postgres.connect import Connector, batches_of, quoted
-from headrace.source.postgres.readers import Chunk, Reached, publication_names
+from headrace.source.postgres.readers import Chunk, Reached, SlotReading
 from headrace.source.postgres.waiting import end_with_client
 
 
 class BulkReader:
-    """A copy of the slot ``slot``, which is there while the reader is open."""
+    """A copy of the slot, which is there while the reader is open."""
 
-    def __init__(
-        self,
-        *,
-        connector: Connector,
-        slot: str,
-        publications: Sequence[str],
-        position: int,
-        chunk_bytes: int,
-        decoding_memory: str | None,
-    ) -> None:
-        self._connector = connector
-        self._slot = slot
-        self._publications = tuple(publications)
-        self.position = position
+    def __init__(self, what: SlotReading) -> None:
+        self._what = what
+        self._connector = what.connector
+        self.position = what.position
         """How far it has been read."""
-        self._chunk_bytes = chunk_bytes
-        self._decoding_memory = decoding_memory
         self._cursor: Any = None
         self._session = ExitStack()
         self._stopped = threading.Event()
-        self._copy = f"{slot[:40]}_read_{time.time_ns() % 10**12}"
+        self._copy = f"{what.slot[:40]}_read_{time.time_ns() % 10**12}"
 
     def __enter__(self) -> BulkReader:
         with ExitStack() as opening:
             connection = opening.enter_context(closing(self._connector.adbc()))
             cursor = opening.enter_context(closing(connection.cursor()))
             end_with_client(cursor.execute)
-            if self._decoding_memory:
-                cursor.execute(f"SET logical_decoding_work_mem = '{self._decoding_memory}'")
+            if self._what.decoding_memory:
+                cursor.execute(f"SET logical_decoding_work_mem = '{self._what.decoding_memory}'")
             cursor.execute(
-                f"SELECT slot_name::text FROM pg_copy_logical_replication_slot({quoted(self._slot)}, {quoted(self._copy)}, true)"
+                f"SELECT slot_name::text FROM pg_copy_logical_replication_slot({quoted(self._what.slot)}, {quoted(self._copy)}, true)"
             )
             cursor.fetchall()
             # The durable slot may stand further back: what was handed on after that must not come again.
@@ -63,7 +51,7 @@ class BulkReader:
                 f" WHERE slot_name = {quoted(self._copy)} AND confirmed_flush_lsn < '{format_lsn(self.position)}'"
             )
             cursor.fetchall()
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(self._chunk_bytes)})
+            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(self._what.chunk_bytes)})
             self._cursor = cursor
             self._session = opening.pop_all()
         return self
@@ -98,7 +86,7 @@ class BulkReader:
             self._cursor.execute(
                 "SELECT lsn, data FROM pg_logical_slot_get_binary_changes("
                 f"{quoted(self._copy)}, '{format_lsn(upto)}', NULL,"
-                f" 'proto_version', '1', 'publication_names', {publication_names(self._publications)})"
+                f" 'proto_version', '1', 'publication_names', {self._what.publication_names})"
             )
             for batch in batches_of(self._cursor):
                 if batch.num_rows:

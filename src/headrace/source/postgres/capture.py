@@ -30,7 +30,7 @@ from headrace.source.postgres.convert import Converter
 from headrace.source.postgres.decode import Decoded, Decoder, RelationMessage
 from headrace.source.postgres.evolution import table_oid
 from headrace.source.postgres.quarantine import quarantine_rows
-from headrace.source.postgres.readers import Choice, Chunk, LogState, Reached, ReaderChoice
+from headrace.source.postgres.readers import Choice, Chunk, LogState, Reached, ReaderChoice, SlotReading
 from headrace.source.postgres.stream import StreamReader
 from headrace.source.postgres.types import TypeMapping
 
@@ -187,16 +187,7 @@ class Capture:
         settings = self._settings
         slots.wait_for_slot(control, stopped=self._stop)
         step = settings.call_bytes
-        with self._reading(
-            BulkReader(
-                connector=self._connector,
-                slot=self._slot,
-                publications=self._publications,
-                position=position,
-                chunk_bytes=settings.chunk_bytes,
-                decoding_memory=settings.decoding_memory,
-            )
-        ) as reader:
+        with self._reading(BulkReader(self._from(position, settings.chunk_bytes))) as reader:
             while not self._stop.is_set():
                 self.source_lsn = slots.current_lsn(control)
                 target = min(self.source_lsn, position + step, until if until is not None else self.source_lsn)
@@ -231,14 +222,7 @@ class Capture:
                 moved = now
             return self._choose(control, reached).reader != "stream"
 
-        reader = StreamReader(
-            connector=self._connector,
-            slot=self._slot,
-            publications=self._publications,
-            position=position,
-            chunk_bytes=min(self._settings.chunk_bytes, STREAM_CHUNK_BYTES),
-            decoding_memory=self._settings.decoding_memory,
-        )
+        reader = StreamReader(self._from(position, min(self._settings.chunk_bytes, STREAM_CHUNK_BYTES)))
         with self._slot_use, ExitStack() as opening:
             opening.enter_context(self._reading(reader))
             self._streaming = reader
@@ -250,6 +234,16 @@ class Capture:
                 self._streaming = None
                 session.close()
                 slots.release_slot(control, self._slot, reader.pid)
+
+    def _from(self, position: int, chunk_bytes: int) -> SlotReading:
+        return SlotReading(
+            connector=self._connector,
+            slot=self._slot,
+            publications=self._publications,
+            position=position,
+            chunk_bytes=chunk_bytes,
+            decoding_memory=self._settings.decoding_memory,
+        )
 
     def _wait_for_room(self) -> float:
         """Seconds until a stream should hand on what it has; 0 when it should now."""

@@ -7,7 +7,6 @@ slot's restart position and the piece. As a stream it decodes each record once, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from typing import Literal
 import orjson
 import pyarrow as pa
 
-from headrace.source.postgres.connect import quoted
+from headrace.source.postgres.connect import Connector, quoted
 
 Reader = Literal["bulk", "stream"]
 
@@ -30,6 +29,26 @@ REPEATED = 4
 """Reading in bulk is not worth it where a call has to decode so many times what it gives: an open transaction holds the slot's
 restart position back.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotReading:
+    """What a reader reads: the messages of some publications from a slot, from the LSN ``position`` on.
+
+    ``decoding_memory``: the source's ``logical_decoding_work_mem`` for the reader's session; None leaves the server's.
+    """
+
+    connector: Connector
+    slot: str
+    publications: tuple[str, ...]
+    position: int
+    chunk_bytes: int
+    decoding_memory: str | None
+
+    @property
+    def publication_names(self) -> str:
+        """pgoutput's option of that name, as a literal."""
+        return quoted(",".join('"' + name.replace('"', '""') + '"' for name in self.publications))
 
 
 @dataclass(frozen=True)
@@ -129,11 +148,6 @@ def kept_reader(state: Path) -> Choice | None:
         return Choice(reader=found["reader"], reason=found["reason"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def publication_names(publications: Sequence[str]) -> str:
-    """pgoutput's option of that name, as a literal."""
-    return quoted(",".join('"' + name.replace('"', '""') + '"' for name in publications))
 
 
 def _worth_bulk(log: LogState) -> bool:

@@ -14,7 +14,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from itertools import accumulate
 
@@ -28,8 +28,7 @@ from psycopg.rows import TupleRow
 from headrace import failpoint
 from headrace.errors import AlreadyRunning, SourceUnreachable
 from headrace.position import format_lsn
-from headrace.source.postgres.connect import Connector
-from headrace.source.postgres.readers import Chunk, Reached, publication_names
+from headrace.source.postgres.readers import Chunk, Reached, SlotReading
 from headrace.source.postgres.waiting import end_with_client
 
 XLOG_DATA, KEEPALIVE = b"wk"
@@ -45,27 +44,15 @@ OBJECT_IN_USE = "55006"
 
 
 class StreamReader:
-    """A walsender on the slot ``slot``, from ``position`` on, while the reader is open.
+    """A walsender on the slot, while the reader is open.
 
     Raises AlreadyRunning when another session keeps the slot, SourceUnreachable, PositionLost, SourceNotReady.
     """
 
-    def __init__(
-        self,
-        *,
-        connector: Connector,
-        slot: str,
-        publications: Sequence[str],
-        position: int,
-        chunk_bytes: int,
-        decoding_memory: str | None,
-    ) -> None:
-        self._connector = connector
-        self._slot = slot
-        self._publications = tuple(publications)
-        self._chunk_bytes = chunk_bytes
-        self._decoding_memory = decoding_memory
-        self._received = self._flushed = position
+    def __init__(self, what: SlotReading) -> None:
+        self._what = what
+        self._connector = what.connector
+        self._received = self._flushed = what.position
         self.pid = 0
         """The walsender's process at the source."""
         self._connection: psycopg.Connection[TupleRow] | None = None
@@ -76,14 +63,14 @@ class StreamReader:
         self._stopped = threading.Event()
         self._keeper = threading.Thread(target=self._keep_alive, name="headrace-keepalive", daemon=True)
         self._gathered = _Gathered()
-        self._log_end = position
+        self._log_end = what.position
 
     def __enter__(self) -> StreamReader:
         connection = self._connector.connect_replication()
         try:
             end_with_client(lambda statement: connection.pgconn.exec_(statement.encode()))
-            if self._decoding_memory:
-                connection.pgconn.exec_(f"SET logical_decoding_work_mem = '{self._decoding_memory}'".encode())
+            if self._what.decoding_memory:
+                connection.pgconn.exec_(f"SET logical_decoding_work_mem = '{self._what.decoding_memory}'".encode())
             self._start(connection)
         except BaseException:
             connection.close()
@@ -112,8 +99,8 @@ class StreamReader:
 
     def _start(self, connection: psycopg.Connection[TupleRow]) -> None:
         command = (
-            f'START_REPLICATION SLOT "{self._slot}" LOGICAL {format_lsn(self._received)}'
-            f" (proto_version '1', publication_names {publication_names(self._publications)})"
+            f'START_REPLICATION SLOT "{self._what.slot}" LOGICAL {format_lsn(self._received)}'
+            f" (proto_version '1', publication_names {self._what.publication_names})"
         )
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
@@ -125,7 +112,7 @@ class StreamReader:
                 raise self._connector.failed(error) from error
             if time.monotonic() > deadline or self._stopped.is_set():
                 raise AlreadyRunning(
-                    f"slot {self._slot!r} is in use by another session of the source: a slot has one consumer at a time",
+                    f"slot {self._what.slot!r} is in use by another session of the source: a slot has one consumer at a time",
                     remedy="Stop that consumer; pg_replication_slots and pg_stat_activity show whose it is.",
                 ) from error
             time.sleep(0.1)  # its last user is gone, and the source will notice
@@ -148,7 +135,7 @@ class StreamReader:
             elif not full:
                 arrived.poll(POLL_MS)
             self._take_in(self._connection, arrived)
-            full = gathered.bytes >= self._chunk_bytes
+            full = gathered.bytes >= self._what.chunk_bytes
             if full or (gathered.complete and not room()):
                 failpoint.hit("fetch")
                 if not gathered.complete:  # a part of a large transaction
@@ -172,7 +159,7 @@ class StreamReader:
         """Gather what has arrived, up to a chunk."""
         gathered = self._gathered
         try:
-            while gathered.bytes < self._chunk_bytes:
+            while gathered.bytes < self._what.chunk_bytes:
                 with self._line:
                     connection.pgconn.consume_input()  # a few kB
                     self._take_messages(connection.pgconn)
@@ -194,7 +181,7 @@ class StreamReader:
                 if result is not None and result.status == ExecStatus.FATAL_ERROR:
                     raise psycopg.errors.error_from_result(result)
                 raise SourceUnreachable(
-                    f"the source ({self._connector.target}) ended the stream of slot {self._slot!r}",
+                    f"the source ({self._connector.target}) ended the stream of slot {self._what.slot!r}",
                     remedy="Check that the server runs: it ends streams when it shuts down.",
                 )
             if message[0] == XLOG_DATA:
