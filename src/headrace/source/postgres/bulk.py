@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from headrace import failpoint
 from headrace.position import format_lsn
-from headrace.source.postgres.connect import Connector, batches_of, quoted
+from headrace.source.postgres.connect import batches_of, quoted
 from headrace.source.postgres.readers import Chunk, Reached, SlotReading
 from headrace.source.postgres.waiting import end_with_client
 
@@ -41,14 +41,13 @@ class BulkReader:
             end_with_client(cursor.execute)
             if self._what.decoding_memory:
                 cursor.execute(f"SET logical_decoding_work_mem = '{self._what.decoding_memory}'")
-            cursor.execute(
-                f"SELECT slot_name::text FROM pg_copy_logical_replication_slot({quoted(self._what.slot)}, {quoted(self._copy)}, true)"
-            )
+            slot, copy = quoted(self._what.slot), quoted(self._copy)
+            cursor.execute(f"SELECT slot_name::text FROM pg_copy_logical_replication_slot({slot}, {copy}, true)")
             cursor.fetchall()
             # The durable slot may stand further back: what was handed on after that must not come again.
             cursor.execute(
                 f"SELECT pg_replication_slot_advance(slot_name, '{format_lsn(self.position)}')::text FROM pg_replication_slots"
-                f" WHERE slot_name = {quoted(self._copy)} AND confirmed_flush_lsn < '{format_lsn(self.position)}'"
+                f" WHERE slot_name = {copy} AND confirmed_flush_lsn < '{format_lsn(self.position)}'"
             )
             cursor.fetchall()
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(self._what.chunk_bytes)})
