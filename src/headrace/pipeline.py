@@ -4,7 +4,7 @@ implementations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from headrace.catalog import BadUpdate, Catalog, NoSuchVersion
 from headrace.errors import AlreadyRunning, LakeUnavailable, ProjectError
 from headrace.events import Reading, Said, Watch
-from headrace.lake.progress import Progress, read_progress
+from headrace.lake.progress import Progress, TableProgress, read_progress
 from headrace.lake.storage import Storage
 from headrace.lake.writer import LakeWriter
 from headrace.project import Project
@@ -28,6 +28,7 @@ from headrace.source.postgres.source import PostgresSettings, PostgresSource
 if TYPE_CHECKING:
     import duckdb
 
+    from headrace.lake.row_history import RowHistory
     from headrace.verify import Report
 
 # What only some commands need is imported where they need it: a run starts sooner without the query engine and the HTTP server.
@@ -90,6 +91,24 @@ def open_reader(project: Project, *, version: str = "latest") -> Iterator[duckdb
             ) from error
         with open_engine(catalog, f"{project.lake.name}@{version}") as engine:
             yield engine
+
+
+def history_of(
+    project: Project, table: str, key: Sequence[str], *, limit: int, columns: Sequence[str] = ()
+) -> tuple[TableProgress, RowHistory]:
+    """The last versions of the row with this key, and the state of its table. Raises ProjectError, LakeUnavailable."""
+    from headrace.lake.row_history import key_of, row_history
+
+    with open_catalog(project, create=False) as catalog:
+        progress = progress_of(project, catalog)
+    known = progress.tables if progress is not None else {}
+    name = table_named(table)
+    if name not in known or known[name].copy_lsn is None:
+        raise _no_table(name, (one for one, state in known.items() if state.copy_lsn is not None))
+    schema = known[name].schema
+    values = key_of(schema, key)
+    with open_reader(project) as engine:
+        return known[name], row_history(engine, schema, values, limit=limit, columns=columns)
 
 
 @contextmanager
@@ -236,6 +255,10 @@ def table_named(text: str) -> TableId:
 def _known_table(lake: LakeWriter, text: str) -> TableId:
     table = table_named(text)
     if table not in lake.tables:
-        known = ", ".join(str(one) for one in sorted(lake.tables)) or "none yet"
-        raise ProjectError(f"the lake has no table {table}; it has {known}")
+        raise _no_table(table, lake.tables)
     return table
+
+
+def _no_table(table: TableId, known: Iterable[TableId]) -> ProjectError:
+    names = ", ".join(str(one) for one in sorted(known)) or "none yet"
+    return ProjectError(f"the lake has no table {table}; it has {names}")

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from headrace import __version__
-from headrace.cli import check, demo, drop, init, maintain, query, resync, run, serve, show, status, verify, versions
+from headrace.cli import check, demo, drop, history, init, maintain, query, resync, run, serve, show, status, verify, versions
 from headrace.errors import HeadraceError
 
 COMMANDS: tuple[Callable[..., None] | typer.Typer, ...] = (
@@ -24,6 +24,7 @@ COMMANDS: tuple[Callable[..., None] | typer.Typer, ...] = (
     status.status,
     query.query,
     query.sql,
+    history.history,
     verify.verify,
     versions.versions,
     resync.resync,

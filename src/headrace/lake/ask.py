@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -66,6 +67,19 @@ def write_answer(engine: duckdb.DuckDBPyConnection, sql: str, *, form: Format, o
         with path.open("rb") as written:
             while block := written.read(1 << 20):
                 out.write(block)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """For queries of our own: DuckDB's errors become LakeUnavailable, without a value in them."""
+    try:
+        yield
+    except duckdb.Error as error:
+        known = _bad(error)
+        if isinstance(known, LakeUnavailable):
+            raise known from error
+        text = str(error).splitlines()[0] if isinstance(error, duckdb.IOException) else type(error).__name__
+        raise LakeUnavailable(f"the lake cannot be read: {text}", remedy=_MEND) from error
 
 
 def _relation(engine: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation | None:

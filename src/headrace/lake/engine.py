@@ -57,7 +57,7 @@ def connect(
     connection = duckdb.connect(str(database) if database else ":memory:", config=config)
     try:
         for path in paths:
-            connection.execute(f"load {_quoted(str(path))}")
+            connection.execute(f"load {quoted(str(path))}")
         connection.execute("set TimeZone = 'UTC'")
         # An answer that got lost after a commit took effect would be answered 409 when asked again, and DuckDB would
         # then take its commit for failed.
@@ -73,13 +73,13 @@ def attach(
 ) -> None:
     """Attach the lake as database ``name``. Raises LakeUnavailable, with the catalog's own words, when it refuses."""
     connection.execute(
-        f"create or replace secret {_identifier(f'headrace_{name}')} (type iceberg, token {_quoted(endpoint.token)})"
+        f"create or replace secret {identifier(f'headrace_{name}')} (type iceberg, token {quoted(endpoint.token)})"
     )
     try:
         connection.execute(
-            f"attach {_quoted(warehouse_name)} as {_identifier(name)} (type iceberg, endpoint {_quoted(endpoint.url)}, "
+            f"attach {quoted(warehouse_name)} as {identifier(name)} (type iceberg, endpoint {quoted(endpoint.url)}, "
             # With removal DuckDB deletes the data files of a commit whose answer it did not get, although it took effect.
-            f"secret {_identifier(f'headrace_{name}')}, remove_files_on_delete false)"
+            f"secret {identifier(f'headrace_{name}')}, remove_files_on_delete false)"
         )
     except duckdb.Error as error:
         reason = _refusal(endpoint, warehouse_name) or str(error).splitlines()[0]
@@ -123,7 +123,7 @@ def _use(connection: duckdb.DuckDBPyConnection) -> None:
         ).fetchall()
     ]
     if namespaces:
-        connection.execute(f"use {LAKE}.{_identifier(namespaces[0])}")
+        connection.execute(f"use {LAKE}.{identifier(namespaces[0])}")
 
 
 def _refusal(endpoint: Endpoint, warehouse_name: str) -> str | None:
@@ -140,9 +140,11 @@ def _refusal(endpoint: Endpoint, warehouse_name: str) -> str | None:
         return None
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text in SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
+    """A name in SQL."""
     return '"' + name.replace('"', '""') + '"'
