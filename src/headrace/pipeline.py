@@ -102,7 +102,7 @@ def history_of(
     with open_catalog(project, create=False) as catalog:
         progress = progress_of(project, catalog)
     known = progress.tables if progress is not None else {}
-    name = table_named(table)
+    name = table_named(table, known)
     if name not in known or known[name].copy_lsn is None:
         raise _no_table(name, (one for one, state in known.items() if state.copy_lsn is not None))
     schema = known[name].schema
@@ -130,11 +130,13 @@ def verify_lake(
     storage = Storage(project.warehouse)
     try:
         with open_catalog(project, create=False) as catalog:
+            progress = read_progress(catalog, storage, project.pipeline)
+            known = progress.tables if progress is not None else {}
             report = verify(
                 connector=connector_of(project),
                 slot=project.slot,
                 lake=Lake(catalog=catalog, storage=storage, pipeline=project.pipeline, name=project.lake.name),
-                tables=[table_named(text) for text in tables],
+                tables=[table_named(text, known) for text in tables],
                 limit=limit,
                 say=say,
             )
@@ -173,6 +175,7 @@ def rebuild_silver(project: Project, table: str) -> tuple[TableId, int, int]:
     with _alone(project), _open_writer(project) as lake, open_reader(project) as engine:
         name = _known_table(lake, table)
         bronze = f"{LAKE}.{BRONZE}.{_identifier(name.lake_name)}"
+        engine.execute("SET arrow_lossless_conversion = true")  # else a UUID comes as text
         folded = engine.execute(fold_sql(bronze, lake.tables[name].schema)).to_arrow_reader(REBUILD_ROWS)
         rows = lake.rebuild(name, (pa.Table.from_batches([batch]) for batch in folded))
         return name, rows, _commit_where_it_stands(lake)
@@ -246,14 +249,17 @@ def _alone(project: Project) -> Iterator[None]:
         yield
 
 
-def table_named(text: str) -> TableId:
-    """``schema.table``, or a table of schema public."""
+def table_named(text: str, known: Iterable[TableId]) -> TableId:
+    """``schema.table``, or a table of schema public: one of ``known`` if the text means one, whatever dots its names have."""
+    for table in known:
+        if text == str(table) or (table.schema == "public" and text == table.name):
+            return table
     schema, dot, name = text.rpartition(".")
     return TableId(schema if dot else "public", name)
 
 
 def _known_table(lake: LakeWriter, text: str) -> TableId:
-    table = table_named(text)
+    table = table_named(text, lake.tables)
     if table not in lake.tables:
         raise _no_table(table, lake.tables)
     return table
