@@ -133,3 +133,36 @@ def test_a_plan_says_what_would_be_done_and_changes_nothing(database: Database, 
     with pipeline.open_catalog(project) as catalog:
         assert len(catalog.versions()) == 1
     assert pipeline.verify_lake(project).equal
+
+
+def test_a_run_has_the_lake_maintained_when_that_is_due(
+    database: Database, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "LOOK_SECONDS", 0.1)
+    (project.folder / "headrace.yaml").write_text(
+        (project.folder / "headrace.yaml").read_text() + "  maintenance: {interval: 1s}\n"
+    )
+    project = Project.load(project.folder)
+    with pipeline.open_run(project, lambda event: None) as run:
+        run.run(until_caught_up=True)
+    said: list[str] = []
+    with maintenance.Schedule(project, said.append), pipeline.open_catalog(project) as catalog:
+        deadline = time.monotonic() + 30
+        while catalog.note(maintenance.LAST) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert len(catalog.versions()) == 1
+    assert not said
+
+
+def test_maintenance_that_cannot_be_done_is_told_and_ends_nothing(
+    database: Database, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "LOOK_SECONDS", 0.1)
+    said: list[str] = []
+    with maintenance.Schedule(project, said.append):  # there is no lake yet
+        deadline = time.monotonic() + 30
+        while not said:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert "there is no lake yet" in said[0]
