@@ -28,6 +28,7 @@ from headrace.source.postgres.source import PostgresSettings, PostgresSource
 if TYPE_CHECKING:
     import duckdb
 
+    from headrace.lake.past import Past
     from headrace.lake.row_history import RowHistory
     from headrace.verify import Report
 
@@ -91,6 +92,24 @@ def open_reader(project: Project, *, version: str = "latest") -> Iterator[duckdb
             ) from error
         with open_engine(catalog, f"{project.lake.name}@{version}") as engine:
             yield engine
+
+
+@contextmanager
+def open_past(project: Project, at: str, sql: str) -> Iterator[Past]:
+    """DuckDB with the tables that ``sql`` names as of a moment: a time, or a position of the source's log.
+
+    Raises LakeUnavailable, and ProjectError for a moment that cannot be answered.
+    """
+    from headrace.lake import past
+
+    moment = past.moment_named(at)
+    with (
+        open_catalog(project, create=False) as catalog,
+        past.open_past(
+            catalog, project.warehouse, pipeline=project.pipeline, name=project.lake.name, moment=moment, sql=sql, asked=at
+        ) as opened,
+    ):
+        yield opened
 
 
 def history_of(

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from headrace.project import Project
+
+VERSION = "The version to read: latest, a number, or an ISO time by the lake's clock."
 
 
 class Form(StrEnum):
@@ -26,21 +35,30 @@ def query(
         Form, typer.Option("--format", "-f", help="How to write the answer; json is an array of objects.")
     ] = Form.TABLE,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")] = None,
-    version: Annotated[str, typer.Option(help="The version to read: latest, a number, or an ISO time.")] = "latest",
+    version: Annotated[str, typer.Option(help=VERSION)] = "latest",
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MOMENT",
+            help="Read the tables as of a moment of the source instead: an ISO time by its clock, or a position of its log.",
+        ),
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, help="How many rows a table shows at most; the other formats have them all.")] = 200,
 ) -> None:
     """Ask the lake a question, over one version of all its tables.
 
     Tables are bronze.<table> (every change) and silver.<table> (current rows); <schema>__<table> outside schema public.
 
+    --version is the lake as a reader saw it then. --at is the source as it was then: exactly the transactions that had committed,
+    whenever they came into the lake; what no version has is computed from bronze, which is said.
+
     Example: headrace query "SELECT status, count(*) FROM silver.orders GROUP BY ALL"
     """
     from headrace.cli.folder import project_of
     from headrace.errors import ProjectError
     from headrace.lake.ask import ask, write_answer
-    from headrace.pipeline import open_reader
 
-    with open_reader(project_of(context), version=version) as engine:
+    with _opened(project_of(context), sql, version=version, at=at) as engine:
         if form is Form.TABLE and output is None:
             answer = ask(engine, sql, limit=rows)
             if answer is not None:
@@ -58,6 +76,25 @@ def query(
                 ) from error
         else:
             write_answer(engine, sql, form=form.value, out=sys.stdout.buffer)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _opened(project: Project, sql: str, *, version: str, at: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    from headrace.cli import show
+    from headrace.errors import ProjectError
+    from headrace.pipeline import open_past, open_reader
+
+    if at is None:
+        with open_reader(project, version=version) as engine:
+            yield engine
+        return
+    if version != "latest":
+        raise ProjectError("--at and --version are both given, and each says what to read", remedy="Give one of them.")
+    with open_past(project, at, sql) as past:
+        computed = [f"silver.{table.table.lake_name}" for table in past.tables if table.computed]
+        if computed:
+            show.aside(f"Computed from bronze, since no version is kept of exactly that moment: {', '.join(computed)}")
+        yield past.connection
 
 
 def _show(columns: object, rows: object, *, more: bool) -> None:
@@ -80,7 +117,7 @@ def _text(value: object) -> str:
 
 def sql(
     context: typer.Context,
-    version: Annotated[str, typer.Option(help="The version to read: latest, a number, or an ISO time.")] = "latest",
+    version: Annotated[str, typer.Option(help=VERSION)] = "latest",
 ) -> None:
     """An interactive SQL shell over one version of the lake. `.refresh` moves on to the latest version, `.quit` leaves.
 

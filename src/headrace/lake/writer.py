@@ -320,7 +320,9 @@ class LakeWriter:
     def note_idle(self, end: Position) -> None:
         """The source's log was read up to here, and nothing in it concerned the lake."""
         if self.position is None or end > self.position:
-            self._catalog.set_note(_idle_key(self.pipeline), f"{end.epoch} {end.lsn}")
+            time = self._now.staged_commit_time
+            text = f"{end.epoch} {end.lsn}"
+            self._catalog.set_note(_idle_key(self.pipeline), text if time is None else f"{text} {time.isoformat()}")
             self._now.idle = end
 
     # --- first copies ---------------------------------------------------------------------------------------------------------
@@ -587,8 +589,14 @@ def idle_position(catalog: Notes, pipeline: str) -> Position | None:
     note = catalog.note(_idle_key(pipeline))
     if note is None:
         return None
-    epoch, lsn = note.split()
+    epoch, lsn = note.split()[:2]
     return Position(int(epoch), int(lsn))
+
+
+def idle_time(catalog: Notes, pipeline: str) -> datetime | None:
+    """When, by the source's clock, the last transaction was committed that was read and did not concern the lake."""
+    words = (catalog.note(_idle_key(pipeline)) or "").split()
+    return datetime.fromisoformat(words[2]) if len(words) > 2 else None
 
 
 def _idle_key(pipeline: str) -> str:

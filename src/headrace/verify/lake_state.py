@@ -13,10 +13,12 @@ from headrace.catalog import Catalog
 from headrace.catalog.serve import serve_in_thread
 from headrace.errors import LakeUnavailable
 from headrace.lake.engine import attach, connect
-from headrace.lake.fold import OWN_COLUMNS, fold_sql
+from headrace.lake.fold import fold_sql
 from headrace.lake.layout import BRONZE, SILVER
+from headrace.lake.past import between, with_columns
 from headrace.lake.progress import Progress, TableProgress, read_progress
 from headrace.lake.storage import Storage
+from headrace.lake.timeline import Timeline
 from headrace.lake.writer import idle_position
 from headrace.position import Position
 from headrace.schema import TableId, TableSchema
@@ -47,21 +49,9 @@ class Lake:
         return progress.position if idle is None else max(progress.position, idle)
 
     def newest_not_past(self, position: Position, latest: int) -> tuple[int, Progress] | None:
-        """The newest kept version up to ``latest`` whose position is not past this one. Positions never go back."""
-        numbers = [version.number for version in self.catalog.versions(last=latest)]
-        low, high = 0, len(numbers)
-        found = None
-        while low < high:
-            middle = (low + high) // 2
-            progress = self.progress(numbers[middle])
-            if progress is None or progress.position is None:
-                low = middle + 1
-            elif progress.position <= position:
-                found = (numbers[middle], progress)
-                low = middle + 1
-            else:
-                high = middle
-        return found
+        """The newest kept version up to ``latest`` whose position is not past this one."""
+        found = Timeline(self.catalog, self._storage, self.pipeline, last=latest).newest_not_past(position)
+        return None if found is None else (found.version.number, found.progress)
 
 
 class LakeState:
@@ -94,7 +84,7 @@ class LakeState:
         before = self._earlier.tables.get(table) if self._earlier is not None else None
         if before is not None and before.state == "following" and before.copy_lsn == now.copy_lsn:
             assert self._earlier is not None and self._earlier.position is not None
-            base = _with_columns(_name(EARLIER, SILVER, table), before.schema, now.schema)
+            base = with_columns(_name(EARLIER, SILVER, table), before.schema, now.schema)
             return f"({fold_sql(self._between(bronze, self._earlier.position), now.schema, base=base)}) AS folded"
         if now.copy_lsn is None or now.copy_lsn > self.position.lsn:
             raise NotComparable("its copy is younger than this position; verify it again")
@@ -122,13 +112,7 @@ class LakeState:
         return progress
 
     def _between(self, bronze: str, first: Position) -> str:
-        """Bronze's rows of transactions from ``first`` on that committed before the position; and a copy made exactly there."""
-        end = self.position
-        return (
-            f"(SELECT * FROM {bronze} WHERE (epoch > {first.epoch} OR (epoch = {first.epoch} AND commit_lsn >= {first.lsn}))"
-            f" AND (epoch < {end.epoch} OR (epoch = {end.epoch} AND commit_lsn < {end.lsn})"
-            f" OR (epoch = {end.epoch} AND commit_lsn = {end.lsn} AND ordinal < 0)))"
-        )
+        return f"(SELECT * FROM {bronze} WHERE {between(first, self.position)})"
 
 
 @contextmanager
@@ -155,10 +139,3 @@ def lake_state(lake: Lake, position: Position) -> Iterator[LakeState]:
 
 def _name(database: str, namespace: str, table: TableId) -> str:
     return f"{database}.{namespace}.{identifier(table.lake_name)}"
-
-
-def _with_columns(silver: str, has: TableSchema, wants: TableSchema) -> str:
-    """Silver with nulls for the columns that were added later."""
-    present = {column.name for column in has.columns}
-    columns = [identifier(c.name) if c.name in present else f"NULL AS {identifier(c.name)}" for c in wants.columns]
-    return f"(SELECT {', '.join([*columns, *OWN_COLUMNS, '_flags'])} FROM {silver})"
