@@ -183,6 +183,7 @@ class Run:
         if self._glimpse is None or self._glimpse.lsn > reached.lsn:
             return
         glimpse, self._glimpse = self._glimpse, None
+        self._lake.note_known(glimpse.at)
         found = self._source.unlogged(glimpse, self._followed())
         for table, fault in found.items():
             if fault is None:

@@ -188,7 +188,7 @@ class _Builder:
 
     def _require_reached(self, moment: datetime, latest: Kept) -> None:
         """A transaction that the lake does not have yet may have been committed by then."""
-        known = [time for time in (latest.progress.commit_time, self._timeline.idle_time) if time is not None]
+        known = [time for time in (latest.progress.commit_time, self._timeline.known_time) if time is not None]
         if any(moment <= time for time in known):
             return
         for name, table in latest.progress.tables.items():
@@ -196,7 +196,7 @@ class _Builder:
                 known.append(self._copied_at(latest, name, Position(latest.position.epoch, table.copy_lsn)))
         if not any(moment <= time for time in known):
             raise self._refused(
-                f"the last transaction that the lake has was committed at {_said(max(known))}, and later ones may be missing",
+                f"the lake has what was committed at the source by {_said(max(known))}, and later transactions may be missing",
                 [max(known)],
             )
 

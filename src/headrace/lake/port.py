@@ -99,6 +99,9 @@ class Lake(Protocol):
     def note_idle(self, end: Position) -> None:
         """The source's log was read up to here, and nothing in it concerned the lake."""
 
+    def note_known(self, moment: datetime) -> None:
+        """Everything that was committed at the source by then, by its clock, is in the lake."""
+
     def copy(self, schema: TableSchema, lsn: int) -> CopySink: ...
 
     def staged_copies(self) -> Sequence[StagedCopy]:

@@ -10,7 +10,7 @@ from typing import Protocol
 from headrace.catalog import Version
 from headrace.lake.progress import Progress, TableProgress, TableSource, read_progress
 from headrace.lake.storage import Storage
-from headrace.lake.writer import idle_position, idle_time
+from headrace.lake.writer import idle_position, known_time
 from headrace.position import Position
 from headrace.schema import TableId
 
@@ -49,7 +49,7 @@ class Timeline:
         self._versions = catalog.versions(last=last)
         self._known: dict[int, Kept | None] = {}
         self._idle = idle_position(catalog, pipeline)
-        self.idle_time = idle_time(catalog, pipeline)
+        self.known_time = known_time(catalog, pipeline)
 
     def at(self, index: int) -> Kept | None:
         """The version of this index; None before the pipeline's first commit."""

@@ -320,10 +320,12 @@ class LakeWriter:
     def note_idle(self, end: Position) -> None:
         """The source's log was read up to here, and nothing in it concerned the lake."""
         if self.position is None or end > self.position:
-            time = self._now.staged_commit_time
-            text = f"{end.epoch} {end.lsn}"
-            self._catalog.set_note(_idle_key(self.pipeline), text if time is None else f"{text} {time.isoformat()}")
+            self._catalog.set_note(_idle_key(self.pipeline), f"{end.epoch} {end.lsn}")
             self._now.idle = end
+
+    def note_known(self, moment: datetime) -> None:
+        """Everything that was committed at the source by then is in the lake."""
+        self._catalog.set_note(_known_key(self.pipeline), moment.isoformat())
 
     # --- first copies ---------------------------------------------------------------------------------------------------------
 
@@ -589,18 +591,22 @@ def idle_position(catalog: Notes, pipeline: str) -> Position | None:
     note = catalog.note(_idle_key(pipeline))
     if note is None:
         return None
-    epoch, lsn = note.split()[:2]
+    epoch, lsn = note.split()
     return Position(int(epoch), int(lsn))
 
 
-def idle_time(catalog: Notes, pipeline: str) -> datetime | None:
-    """When, by the source's clock, the last transaction was committed that was read and did not concern the lake."""
-    words = (catalog.note(_idle_key(pipeline)) or "").split()
-    return datetime.fromisoformat(words[2]) if len(words) > 2 else None
+def known_time(catalog: Notes, pipeline: str) -> datetime | None:
+    """A moment, by the source's clock, by which everything that was committed is in the lake; the last one that was noted."""
+    note = catalog.note(_known_key(pipeline))
+    return None if note is None else datetime.fromisoformat(note)
 
 
 def _idle_key(pipeline: str) -> str:
     return f"headrace.idle.{pipeline}"
+
+
+def _known_key(pipeline: str) -> str:
+    return f"headrace.known.{pipeline}"
 
 
 def _loaded(committed: Committed, owner: LakeTableOwner) -> LoadedTable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 import pyarrow as pa
@@ -30,9 +31,13 @@ class SourceTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Glimpse:
-    """`TableSchema.source_state` of tables at a moment; all that was committed until then stands before ``lsn`` in the log."""
+    """`TableSchema.source_state` of tables at a moment; all that was committed until then stands before ``lsn`` in the log.
+
+    ``at``: the moment, by the source's clock (aware).
+    """
 
     lsn: int
+    at: datetime
     states: Mapping[TableId, str]
 
 

@@ -252,11 +252,22 @@ def test_a_moment_that_the_lake_has_not_come_to_is_refused(database: Database, p
 
     code, _, error = said("SELECT max(n) AS n FROM logs", "--at", later.isoformat())
 
-    assert code == 2 and "later ones may be missing" in error
+    assert code == 2 and "later transactions may be missing" in error
     assert said("SELECT max(n) AS n FROM logs", "--at", nearest(error)[0])[:2] == (0, "n\n7\n")
     code, _, error = said("SELECT 1 FROM logs", "--at", "FFFF/0")
     assert code == 2 and "the lake has the source's log up to" in error
     assert said("SELECT max(n) AS n FROM logs", "--at", nearest(error)[0])[:2] == (0, "n\n7\n")
+
+
+def test_a_quiet_source_is_known_until_a_run_last_looked(database: Database, project: Project, said: Said) -> None:
+    database.execute(*SCHEMA, "INSERT INTO logs VALUES ('last', 7)")
+    catch_up(project)
+    quiet = database.value("SELECT clock_timestamp()").isoformat()
+
+    assert said("SELECT max(n) AS n FROM logs", "--at", quiet)[0] == 2, "something may have been committed by then"
+    catch_up(project)
+    database.execute("INSERT INTO logs VALUES ('later', 8)")
+    assert said("SELECT max(n) AS n FROM logs", "--at", quiet) == (0, "n\n7\n", "")
 
 
 def test_a_moment_before_the_first_copy_is_refused(database: Database, project: Project, said: Said) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -72,7 +72,10 @@ def exported_snapshot(
             )
         except psycopg.Error as error:
             raise connector.failed(error) from error
-        yield Snapshot(lsn=parse_lsn(lsn), name=snapshot, taken_at=datetime.now(UTC))
+        # Any command on the slot's own connection would end the snapshot.
+        with connector.connect() as control:
+            taken_at = slots.source_time(control)
+        yield Snapshot(lsn=parse_lsn(lsn), name=snapshot, taken_at=taken_at)
 
 
 def _simple_query(connection: psycopg.Connection[Any], command: str) -> list[str]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
@@ -321,6 +322,14 @@ def current_lsn(connection: Connection) -> int:
     row = connection.execute("SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint").fetchone()
     assert row is not None
     return int(row[0])
+
+
+def source_time(connection: Connection) -> datetime:
+    """The source's clock (aware, UTC)."""
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    moment: datetime = row[0]
+    return moment.astimezone(UTC)
 
 
 def wait_for_slot(connection: Connection, *, stopped: threading.Event, patience: float = 10.0) -> None:

@@ -215,8 +215,9 @@ class PostgresSource:
         oids = {table: oid for table, schema in known.items() if (oid := evolution.table_oid(schema)) is not None}
         with self._speaking():
             states = silent.read_states(self._control, list(oids.values()))
+            at = slots.source_time(self._control)
             lsn = slots.current_lsn(self._control)
-        return Glimpse(lsn=lsn, states={table: states[oid] for table, oid in oids.items() if oid in states})
+        return Glimpse(lsn=lsn, at=at, states={table: states[oid] for table, oid in oids.items() if oid in states})
 
     def unlogged(self, glimpse: Glimpse, known: Mapping[TableId, TableSchema]) -> Mapping[TableId, TableFault | None]:
         changed = {
