@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,11 @@ class Cost:
 
 
 def family(pid: int) -> list[int]:
-    """The process and everything below it."""
-    children = [int(child) for task in Path(f"/proc/{pid}/task").glob("*") for child in (task / "children").read_text().split()]
+    """The process and everything below it; what ends meanwhile is left out."""
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):
+            children += map(int, (task / "children").read_text().split())
     return [pid, *(below for child in children for below in family(child))]
 
 
